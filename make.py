@@ -1,0 +1,110 @@
+"""Make the virtual environment and run Ingot in it: `python make.py demo | test | lint | lock`.
+
+Standard library only, because it runs before anything is installed; the Makefile and Windows both
+call it. The environment is made again only when the pins change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
+PINS = ROOT / "requirements"
+
+
+def run(*command: str | Path, check: bool = True) -> int:
+    """Run a command in the repository; leave with its exit code if it fails."""
+    code = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
+    if check and code:
+        sys.exit(code)
+    return code
+
+
+def stamp_of(*files: Path) -> str:
+    """Digest of the files that decide what is installed."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def once(name: str, files: list[Path], work: Callable[[], None]) -> None:
+    """Do the work unless it was done for exactly these files."""
+    stamp = VENV / f".{name}.sha256"
+    wanted = stamp_of(*files)
+    if stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
+        return
+    work()
+    stamp.write_text(wanted, encoding="ascii")
+
+
+def install(name: str) -> None:
+    """Install one pin file: hashes checked, nothing that is not in it."""
+    file = PINS / name
+    packages = sum(line[:1].isalnum() for line in file.read_text(encoding="utf-8").splitlines())
+    print(f"Installing {packages} pinned packages of {name} into .venv ...", flush=True)
+    # --no-deps: the file is complete, and torch's CPU build must not pull what the CUDA build
+    # declares. --only-binary: nothing is compiled here.
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", file)
+
+
+def install_runtime() -> None:
+    """Make the virtual environment with all that Ingot runs on."""
+    if not PYTHON.exists():
+        venv.create(VENV, with_pip=True)
+    install("runtime.txt")
+    if run(PYTHON, "-c", "import torch", check=False):
+        # The registry's Linux build of torch; the CPU build needs none of this.
+        install("cuda.txt")
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT)
+
+
+def environment(*, development: bool) -> None:
+    """Bring the virtual environment up to date with the pins."""
+    runtime = [PINS / "runtime.txt", PINS / "cuda.txt", ROOT / "pyproject.toml"]
+    once("runtime", runtime, install_runtime)
+    if development:
+        once("dev", [*runtime, PINS / "dev.txt"], lambda: install("dev.txt"))
+
+
+def demo(arguments: list[str]) -> None:
+    """Release the demo checkpoint."""
+    environment(development=False)
+    run(SCRIPTS / "ingot", "demo", *arguments)
+
+
+def lint(_: list[str]) -> None:
+    """Check style, types and the import rule."""
+    environment(development=True)
+    run(SCRIPTS / "ruff", "check", ".")
+    run(SCRIPTS / "ruff", "format", "--check", ".")
+    run(SCRIPTS / "mypy", "--strict")
+    run(SCRIPTS / "lint-imports")
+
+
+def test(arguments: list[str]) -> None:
+    """Run every check and every test."""
+    lint([])
+    run(PYTHON, "-m", "pytest", *arguments)
+
+
+def main() -> None:
+    """Run the command that is named on the command line."""
+    commands = {"demo": demo, "test": test, "lint": lint}
+    if sys.version_info < (3, 11):  # noqa: UP036  (runs before pip could refuse)
+        sys.exit(f"Ingot needs Python 3.11 or newer; this is {sys.version.split()[0]}.")
+    if len(sys.argv) < 2 or sys.argv[1] not in commands:
+        sys.exit(f"usage: python make.py {' | '.join(commands)}")
+    commands[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Pin every dependency with hashes: `python requirements/lock.py` (needs `uv` on the PATH).
+
+Reads the ranges of pyproject.toml and writes, for every system at once and without any address:
+
+    runtime.txt   what Ingot runs on
+    dev.txt       what its tests and linters need on top
+    cuda.txt      what the registry's Linux build of torch loads; nobody else needs it
+
+The files are installed with `--no-deps`: together they are complete, and the CPU build of torch
+must not pull what the CUDA build declares.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PYTHON = "3.11"
+
+# PyTorch's own CPU wheel for Linux x86-64 and Python 3.11 carries a local version (2.13.0+cpu) and
+# is not in the registry's list of hashes. pip takes it for `torch==2.13.0` where it is offered.
+TORCH_CPU_WHEEL = "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
+
+CUDA = re.compile(r"^(nvidia-|cuda-|triton==)")
+NAME = re.compile(r"^[a-z0-9][a-z0-9._-]*(?===)")
+
+
+def compile_pins(*options: str) -> list[str]:
+    """Resolve pyproject.toml; gives one block of lines for each package."""
+    command = ["uv", "pip", "compile", "pyproject.toml", "--universal", "--python-version", PYTHON]
+    command += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet", *options]
+    answer = subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True, text=True)
+    return re.split(r"\n(?=[a-z0-9])", answer.stdout.strip())
+
+
+def with_cpu_wheel(block: str) -> str:
+    """Accept torch's CPU wheel beside the registry's wheels."""
+    if not block.startswith("torch=="):
+        return block
+    return f"{block} \\\n    --hash=sha256:{TORCH_CPU_WHEEL}"
+
+
+def write_pins(name: str, title: str, blocks: list[str]) -> None:
+    """Write one requirements file."""
+    text = f"# {title}\n# Written by `python requirements/lock.py`.\n" + "\n".join(blocks) + "\n"
+    (HERE / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def main() -> None:
+    """Write the three files."""
+    runtime = [with_cpu_wheel(block) for block in compile_pins()]
+    everything = compile_pins("--extra", "dev")
+    names = {NAME.match(block)[0] for block in runtime}  # type: ignore[index]
+    on_top = [block for block in everything if NAME.match(block)[0] not in names]  # type: ignore[index]
+    cuda = [block for block in runtime if CUDA.match(block)]
+    write_pins("runtime.txt", "What Ingot runs on.", [b for b in runtime if not CUDA.match(b)])
+    write_pins("dev.txt", "What the tests and linters need on top of runtime.txt.", on_top)
+    write_pins("cuda.txt", "What the registry's Linux build of torch loads.", cuda)
+
+
+if __name__ == "__main__":
+    main()

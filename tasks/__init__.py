@@ -1,0 +1,1 @@
+"""How each step of a release is done; `flows/` says in what order."""

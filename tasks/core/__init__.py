@@ -1,0 +1,1 @@
+"""What the steps share: records, errors, the store, child processes, settings."""

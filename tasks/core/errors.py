@@ -1,0 +1,157 @@
+"""Ingot's errors, in one tree whose second level is the retry decision.
+
+    IngotError
+    ├── InputError             what the user gave is wrong: never retried, exit code 2
+    │   ├── CheckpointRefused
+    │   ├── QuestionsRefused
+    │   ├── PolicyRefused
+    │   └── RecipeRefused
+    ├── EnvironmentUnfit       this machine cannot do it as it stands: never retried, exit code 4
+    │   ├── DoesNotFit         memory, disk
+    │   └── ToolMissing        a package or runtime is absent, or not the pinned version
+    ├── ToolFailed             a tool's result is wrong and would be again: never retried, exit 3
+    │   └── VariantUnusable    built, but it does not load, decode or match its recipe
+    └── TransientFault         may heal: retried with backoff, exit code 4 once retries are spent
+        ├── ChildKilled
+        ├── ChildTimedOut
+        └── ResourceBusy       a locked file, a busy server
+
+It knows nothing of Prefect: `tasks/core/task.py` turns the tree into a retry policy.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class IngotError(Exception):
+    """Anything Ingot reports by name; the message says what was expected, what came, what to do.
+
+    Args:
+        message: what is wrong, with the file or value it is about.
+        expected: what would have been right; empty when the message says it.
+        got: what came instead; empty when the message says it.
+        next_step: what the user can do now.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self, message: str = "", *, expected: str = "", got: str = "", next_step: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.got = got
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        """Join the parts into one readable paragraph."""
+        parts = [self.message]
+        if self.expected:
+            parts.append(f"Expected: {self.expected}.")
+        if self.got:
+            parts.append(f"Got: {self.got}.")
+        if self.next_step:
+            parts.append(f"Next: {self.next_step}.")
+        return " ".join(parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the keyword-only parts when the error crosses a process."""
+        return (_rebuild, (type(self), self.to_fields()))
+
+    def to_fields(self) -> dict[str, str]:
+        """Give the parts as plain strings, for JSON."""
+        return {
+            "message": self.message,
+            "expected": self.expected,
+            "got": self.got,
+            "next_step": self.next_step,
+        }
+
+
+class InputError(IngotError):
+    """What the user gave is wrong; trying again cannot help."""
+
+    exit_code = 2
+
+
+class CheckpointRefused(InputError):
+    """The checkpoint is incomplete, unsafe or contradicts itself."""
+
+
+class QuestionsRefused(InputError):
+    """The question file cannot be read as questions."""
+
+
+class PolicyRefused(InputError):
+    """The policy file names an unknown gate, key or value."""
+
+
+class RecipeRefused(InputError):
+    """The recipe asks for something the builder cannot make."""
+
+
+class EnvironmentUnfit(IngotError):
+    """This machine, as it stands, cannot do the work."""
+
+    exit_code = 4
+
+
+class DoesNotFit(EnvironmentUnfit):
+    """Memory or disk is smaller than the forecast."""
+
+
+class ToolMissing(EnvironmentUnfit):
+    """A package or runtime is absent or is not the version Ingot was tested with."""
+
+
+class ToolFailed(IngotError):
+    """A tool produced a wrong result, and would again with the same input."""
+
+    exit_code = 3
+
+
+class VariantUnusable(ToolFailed):
+    """A variant was built but does not load, does not decode, or is not what its recipe asked."""
+
+
+class TransientFault(IngotError):
+    """Something that may be gone at the next try."""
+
+    exit_code = 4
+
+
+class ChildKilled(TransientFault):
+    """A child process was ended by a signal, most often the out-of-memory killer."""
+
+
+class ChildTimedOut(TransientFault):
+    """A child process ran past its deadline."""
+
+
+class ResourceBusy(TransientFault):
+    """A file is locked or a server is busy."""
+
+
+def _rebuild(kind: type[IngotError], fields: dict[str, str]) -> IngotError:
+    message = fields.get("message", "")
+    rest = {key: value for key, value in fields.items() if key != "message"}
+    return kind(message, **rest)
+
+
+def _subclasses(kind: type[IngotError]) -> dict[str, type[IngotError]]:
+    found = {kind.__name__: kind}
+    for child in kind.__subclasses__():
+        found.update(_subclasses(child))
+    return found
+
+
+def error_from_fields(kind: str, fields: dict[str, str]) -> IngotError:
+    """Rebuild an error that a child process wrote down.
+
+    Args:
+        kind: class name in this module's tree; an unknown name becomes ToolFailed.
+        fields: what `IngotError.to_fields` gave.
+    """
+    return _rebuild(_subclasses(IngotError).get(kind, ToolFailed), fields)

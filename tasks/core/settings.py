@@ -1,0 +1,68 @@
+"""Where Ingot keeps its state and how wide it works, read from the environment.
+
+Knows names of folders only; what is written in them belongs to the modules that write.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_home() -> Path:
+    return Path(platformdirs.user_data_path("ingot", appauthor=False))
+
+
+class Settings(BaseSettings):
+    """Settings from `INGOT_*` environment variables.
+
+    A fresh instance is read at each use, so that a test or a worker can set its own home.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="INGOT_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=_default_home, description="root of all state")
+    workers: int = Field(default=3, ge=1, description="builds that may run side by side")
+
+    @property
+    def store(self) -> Path:
+        """Immutable objects by digest."""
+        return self.home / "store"
+
+    @property
+    def records(self) -> Path:
+        """Cached step results: small JSON files."""
+        return self.home / "records"
+
+    @property
+    def locks(self) -> Path:
+        """Kernel locks, one file a key; released when their holder dies."""
+        return self.home / "locks"
+
+    @property
+    def foundry(self) -> Path:
+        """The production model index, which applications share."""
+        return self.home / "foundry"
+
+    @property
+    def foundry_staging(self) -> Path:
+        """Throw-away model indexes in which variants are examined."""
+        return self.home / "foundry-staging"
+
+    @property
+    def runs(self) -> Path:
+        """Evidence of each run."""
+        return self.home / "runs"
+
+    @property
+    def logs(self) -> Path:
+        """Log files of child processes."""
+        return self.home / "logs"
+
+    @property
+    def ledger(self) -> Path:
+        """Who is champion, since when, by which evidence, who came before."""
+        return self.home / "ledger"

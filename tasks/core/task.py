@@ -1,0 +1,174 @@
+"""The Prefect face of what steps share: caching, locking and retrying as Ingot means them.
+
+A task's record is cached under what its result depends on; a hit counts only while the store
+objects that the record stands for are whole. What the tasks do is in their own folders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.locking.protocol import LockManager
+from prefect.tasks import Task, exponential_backoff
+from prefect.transactions import IsolationLevel
+
+from tasks.core.errors import TransientFault
+from tasks.core.locks import KernelLocks
+from tasks.core.records import Record
+from tasks.core.settings import Settings
+from tasks.core.store import Store
+
+log = logging.getLogger(__name__)
+
+Inputs = dict[str, Any]
+
+RETRIES = 2
+BACKOFF_S = 5
+
+
+class KernelLockManager(LockManager):
+    """Prefect's lock protocol over `KernelLocks`."""
+
+    def __init__(self) -> None:
+        self._locks = KernelLocks(lambda: Settings().locks)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelLockManager:
+        """Stay one object: `CachePolicy.configure` copies the policy; locks cannot be."""
+        return self
+
+    def __reduce__(self) -> tuple[type[KernelLockManager], tuple[()]]:
+        """Travel to another process as a fresh manager: held locks stay where they are."""
+        return (KernelLockManager, ())
+
+    def acquire_lock(
+        self,
+        key: str,
+        holder: str,
+        acquire_timeout: float | None = None,
+        hold_timeout: float | None = None,  # noqa: ARG002  (Prefect's protocol; a kernel lock has none)
+    ) -> bool:
+        """See Prefect's `LockManager`."""
+        return self._locks.acquire(key, holder, acquire_timeout)
+
+    async def aacquire_lock(
+        self,
+        key: str,
+        holder: str,
+        acquire_timeout: float | None = None,
+        hold_timeout: float | None = None,
+    ) -> bool:
+        """See Prefect's `LockManager`."""
+        return await asyncio.to_thread(
+            self.acquire_lock, key, holder, acquire_timeout, hold_timeout
+        )
+
+    def release_lock(self, key: str, holder: str) -> None:
+        """See Prefect's `LockManager`."""
+        self._locks.release(key, holder)
+
+    def is_locked(self, key: str) -> bool:
+        """See Prefect's `LockManager`."""
+        return self._locks.is_locked(key)
+
+    def is_lock_holder(self, key: str, holder: str) -> bool:
+        """See Prefect's `LockManager`."""
+        return self._locks.is_holder(key, holder)
+
+    def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
+        """See Prefect's `LockManager`."""
+        waiter = f"waiter-{id(object())}"
+        if not self._locks.acquire(key, waiter, timeout):
+            return False
+        self._locks.release(key, waiter)
+        return True
+
+    async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
+        """See Prefect's `LockManager`."""
+        return await asyncio.to_thread(self.wait_for_lock, key, timeout)
+
+
+class RecordPolicy(CachePolicy):
+    """Cache a task's record under the parts of its inputs that decide it.
+
+    Prefect's own policies hash a path by its text and never look whether the files behind a
+    cached record are still there (both measured, 3.8.8).
+
+    Attributes:
+        depends_on: from the task's inputs to what the result depends on; must be plain JSON or
+            records, so that the key is the same in every process.
+    """
+
+    depends_on: Callable[[Inputs], list[Any]]
+
+    def __init__(self, depends_on: Callable[[Inputs], list[Any]]) -> None:
+        super().__init__(isolation_level=IsolationLevel.SERIALIZABLE, lock_manager=LOCKS)
+        self.depends_on = depends_on
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: Inputs,
+        flow_parameters: dict[str, Any],  # noqa: ARG002  (Prefect's signature)
+        **_: Any,
+    ) -> str:
+        """Give the key, and drop a record whose objects are gone or damaged."""
+        parts = [task_ctx.task.name, *(_plain(part) for part in self.depends_on(inputs))]
+        text = json.dumps(parts, sort_keys=True)
+        name = task_ctx.task.name.replace(" ", "-").lower()
+        key = f"{name}-{hashlib.sha256(text.encode()).hexdigest()}"
+        _drop_if_hollow(task_ctx, key)
+        return key
+
+
+def _plain(part: Any) -> Any:
+    return part.model_dump(mode="json") if isinstance(part, Record) else part
+
+
+def _drop_if_hollow(task_ctx: TaskRunContext, key: str) -> None:
+    results = task_ctx.result_store
+    if not results.exists(key):
+        return
+    record = results.read(key).result
+    store = Store(Settings().store)
+    if isinstance(record, Record) and all(store.is_intact(name) for name in record.objects()):
+        return
+    log.warning("cached record %s has lost its files; the step runs again", key[:40])
+    (Settings().records / key).unlink(missing_ok=True)
+    results.cache.clear()
+
+
+def may_heal(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
+    """Tell whether another try can help.
+
+    A plain function on purpose: Prefect accepts a callable object here and then never retries.
+    """
+    return isinstance(state.result(raise_on_failure=False), TransientFault)
+
+
+LOCKS = KernelLockManager()
+
+RETRYING: dict[str, Any] = {
+    "retries": RETRIES,
+    "retry_delay_seconds": exponential_backoff(BACKOFF_S),
+    "retry_jitter_factor": 0.3,
+    "retry_condition_fn": may_heal,
+}
+
+
+def cached(depends_on: Callable[[Inputs], list[Any]]) -> dict[str, Any]:
+    """Options of a task whose record is cached and whose transient faults are retried."""
+    return {
+        **RETRYING,
+        "cache_policy": RecordPolicy(depends_on),
+        "persist_result": True,
+        "result_serializer": "json",
+        "cache_result_in_memory": False,
+    }

@@ -1,0 +1,146 @@
+"""A heavy step runs in a child process that cannot outlive, outgrow or outlast its bounds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from pydantic import BaseModel
+
+from tasks.core.child import run_child
+from tasks.core.errors import (
+    CheckpointRefused,
+    ChildKilled,
+    ChildTimedOut,
+    DoesNotFit,
+    ToolFailed,
+)
+from tasks.core.progress import report_progress
+
+
+class Order(BaseModel):
+    seconds: float = 0.0
+    megabytes: int = 0
+    pid_file: str = ""
+
+
+class Receipt(BaseModel):
+    pid: int
+
+
+def obey(order: Order) -> Receipt:
+    report_progress("allocating")
+    block = bytearray(order.megabytes * 1024 * 1024)
+    block[::4096] = b"x" * len(block[::4096])
+    if order.pid_file:
+        Path(order.pid_file).write_text(str(os.getpid()))
+    time.sleep(order.seconds)
+    return Receipt(pid=os.getpid())
+
+
+def refuse(order: Order) -> Receipt:
+    raise CheckpointRefused("no weights", next_step="copy them")
+
+
+def stumble(order: Order) -> Receipt:
+    raise KeyError("missing")
+
+
+def die(order: Order) -> Receipt:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Receipt(pid=0)
+
+
+def leave(order: Order) -> Receipt:
+    os._exit(7)
+
+
+def ordered(name: str, order: Order, log: Path, **bounds: object) -> tuple[Receipt, object]:
+    here = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    bounds = {"deadline_s": 60.0, **bounds}
+    target = f"{Path(__file__).stem}:{name}"
+    return run_child(target, order, Receipt, log=log, environment=here, **bounds)
+
+
+def test_result_and_cost_come_back(tmp_path: Path) -> None:
+    heard: list[str] = []
+    receipt, usage = ordered(
+        "obey", Order(megabytes=64, seconds=0.5), tmp_path / "log", on_progress=heard.append
+    )
+    assert receipt.pid != os.getpid()
+    assert 64 * 1024**2 < usage.peak_rss_bytes < 512 * 1024**2
+    assert usage.cpu_s > 0
+    assert heard == ["allocating"]
+
+
+def test_error_of_our_tree_keeps_its_type_and_parts(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointRefused, match="no weights") as caught:
+        ordered("refuse", Order(), tmp_path / "log")
+    assert caught.value.next_step == "copy them"
+
+
+def test_foreign_error_is_a_tool_failure_with_its_name_and_a_traceback_in_the_log(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ToolFailed, match="KeyError"):
+        ordered("stumble", Order(), tmp_path / "log")
+    assert "Traceback" in (tmp_path / "log").read_text()
+
+
+def test_killed_child_is_transient(tmp_path: Path) -> None:
+    with pytest.raises(ChildKilled, match="SIGKILL"):
+        ordered("die", Order(), tmp_path / "log")
+
+
+def test_child_that_leaves_without_a_result_is_a_tool_failure(tmp_path: Path) -> None:
+    with pytest.raises(ToolFailed, match="code 7"):
+        ordered("leave", Order(), tmp_path / "log")
+
+
+def test_deadline_ends_the_child(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    with pytest.raises(ChildTimedOut):
+        ordered("obey", Order(seconds=60, pid_file=str(pid_file)), tmp_path / "log", deadline_s=3)
+    assert not psutil.pid_exists(int(pid_file.read_text()))
+
+
+def test_memory_bound_ends_the_child_with_numbers(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match="at most 100 MiB"):
+        ordered(
+            "obey",
+            Order(megabytes=300, seconds=60),
+            tmp_path / "log",
+            memory_limit_bytes=100 * 1024**2,
+        )
+
+
+def test_child_dies_with_its_parent(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from test_core_child import Order, ordered
+        ordered("obey", Order(seconds=60, pid_file={str(pid_file)!r}), Path({str(tmp_path)!r}, "log"))
+        """
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    while not pid_file.exists() or not pid_file.read_text():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    child = int(pid_file.read_text())
+    for _ in range(100):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child outlived its parent by five seconds")
