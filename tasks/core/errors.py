@@ -47,7 +47,7 @@ class IngotError(Exception):
 
     def __str__(self) -> str:
         """Join the parts into one readable paragraph."""
-        parts = [self.message]
+        parts = [self.message if self.message.endswith((".", "!", "?")) else f"{self.message}."]
         if self.expected:
             parts.append(f"Expected: {self.expected}.")
         if self.got:

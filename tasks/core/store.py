@@ -91,7 +91,7 @@ class Store:
             self.discard(digest)
 
     def is_intact(self, digest: str, *, deep: bool = False) -> bool:
-        """Tell whether an object is there with all its files.
+        """Tell whether an object is there with all its files; what cannot be read is not.
 
         Args:
             digest: the object's name.
@@ -100,13 +100,10 @@ class Store:
         folder = self.path(digest)
         try:
             manifest = _Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+            whole = _read_folder(folder) == manifest if deep else _has_sizes(folder, manifest)
         except (OSError, ValueError):
             return False
-        if manifest.digest != digest:
-            return False
-        if deep:
-            return _read_folder(folder) == manifest
-        return all(_has_size(folder / name, size) for name, (size, _) in manifest.files.items())
+        return whole and manifest.digest == digest
 
     def discard(self, digest: str) -> None:
         """Remove an object, damaged or not."""
@@ -157,8 +154,11 @@ def _read_folder(folder: Path) -> _Manifest:
     return _Manifest(digest=digest, files=files)
 
 
-def _has_size(file: Path, size: int) -> bool:
-    return file.is_file() and file.stat().st_size == size
+def _has_sizes(folder: Path, manifest: _Manifest) -> bool:
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size
+        for name, (size, _) in manifest.files.items()
+    )
 
 
 def _seal(folder: Path) -> None:

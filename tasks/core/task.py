@@ -10,15 +10,20 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
+import uuid
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 from prefect.cache_policies import CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.locking.protocol import LockManager
+from prefect.results import ResultStore
 from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import IsolationLevel
+from prefect.types import DateTime
 
 from tasks.core.errors import TransientFault
 from tasks.core.locks import KernelLocks
@@ -29,6 +34,8 @@ from tasks.core.store import Store
 log = logging.getLogger(__name__)
 
 Inputs = dict[str, Any]
+
+LONG_AGO = DateTime.fromtimestamp(0, tz=UTC)
 
 RETRIES = 2
 BACKOFF_S = 5
@@ -84,7 +91,7 @@ class KernelLockManager(LockManager):
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
         """See Prefect's `LockManager`."""
-        waiter = f"waiter-{id(object())}"
+        waiter = f"waiter-{uuid.uuid4()}"
         if not self._locks.acquire(key, waiter, timeout):
             return False
         self._locks.release(key, waiter)
@@ -120,29 +127,51 @@ class RecordPolicy(CachePolicy):
         **_: Any,
     ) -> str:
         """Give the key, and drop a record whose objects are gone or damaged."""
-        parts = [task_ctx.task.name, *(_plain(part) for part in self.depends_on(inputs))]
-        text = json.dumps(parts, sort_keys=True)
-        name = task_ctx.task.name.replace(" ", "-").lower()
-        key = f"{name}-{hashlib.sha256(text.encode()).hexdigest()}"
-        _drop_if_hollow(task_ctx, key)
+        key = key_of(task_ctx.task.name, self.depends_on(inputs))
+        _drop_if_hollow(task_ctx.result_store, key)
         return key
 
 
-def _plain(part: Any) -> Any:
-    return part.model_dump(mode="json") if isinstance(part, Record) else part
+def key_of(name: str, parts: list[Any]) -> str:
+    """Give the cache key of a task: its name, readable, and a digest over what decides it.
+
+    Not Prefect's `task_key`, which hashes the compiled function with its file and line number: it
+    is another one after a comment, in another checkout and, where the code holds a set, in
+    another process (measured, 3.8.8).
+
+    Raises:
+        TypeError: a part is neither plain JSON nor a record.
+    """
+    text = json.dumps([name, *parts], sort_keys=True, default=_plain)
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _drop_if_hollow(task_ctx: TaskRunContext, key: str) -> None:
-    results = task_ctx.result_store
+def _plain(part: object) -> Any:
+    if isinstance(part, Record):
+        return part.model_dump(mode="json")
+    raise TypeError(f"{part!r} in a cache key: expected plain JSON or a record")
+
+
+def _drop_if_hollow(results: ResultStore, key: str) -> None:
     if not results.exists(key):
         return
-    record = results.read(key).result
+    holder = f"checker-{uuid.uuid4()}"
+    # Two processes may find the same hollow record: the second looks once the first is done.
+    results.acquire_lock(key, holder)
+    try:
+        if results.exists(key) and not _is_whole(results.read(key, holder=holder).result):
+            log.warning("cached record %s has lost its files; the step runs again", key[:40])
+            # Prefect's stores cannot delete; what has expired does not exist for them.
+            results.write(None, key=key, expiration=LONG_AGO, holder=holder)
+            results.cache.clear()
+    finally:
+        results.release_lock(key, holder)
+
+
+def _is_whole(record: object) -> bool:
     store = Store(Settings().store)
-    if isinstance(record, Record) and all(store.is_intact(name) for name in record.objects()):
-        return
-    log.warning("cached record %s has lost its files; the step runs again", key[:40])
-    (Settings().records / key).unlink(missing_ok=True)
-    results.cache.clear()
+    return isinstance(record, Record) and all(store.is_intact(name) for name in record.objects())
 
 
 def may_heal(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,12 +15,14 @@ import psutil
 import pytest
 from pydantic import BaseModel
 
-from tasks.core.child import run_child
+from tasks.core.child import QUIET_ENVIRONMENT, run_child
 from tasks.core.errors import (
     CheckpointRefused,
     ChildKilled,
     ChildTimedOut,
     DoesNotFit,
+    IngotError,
+    ResourceBusy,
     ToolFailed,
 )
 from tasks.core.progress import report_progress
@@ -33,6 +36,11 @@ class Order(BaseModel):
 
 class Receipt(BaseModel):
     pid: int
+
+
+class Surroundings(BaseModel):
+    variables: dict[str, str]
+    group: int
 
 
 def obey(order: Order) -> Receipt:
@@ -60,6 +68,26 @@ def die(order: Order) -> Receipt:
 
 def leave(order: Order) -> Receipt:
     os._exit(7)
+
+
+def hire(order: Order) -> Receipt:
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(order.pid_file).write_text(str(helper.pid))
+    time.sleep(60)
+    return Receipt(pid=helper.pid)
+
+
+def look_around(order: Order) -> Surroundings:
+    return Surroundings(variables=dict(os.environ), group=os.getpgrp())
+
+
+def run_short(order: Order) -> Receipt:
+    raise {
+        "memory": MemoryError(),
+        "disk": OSError(errno.ENOSPC, "No space left on device"),
+        "busy": OSError(errno.EBUSY, "Device or resource busy"),
+        "absent": OSError(errno.ENOENT, "No such file or directory"),
+    }[order.pid_file]
 
 
 def ordered(name: str, order: Order, log: Path, **bounds: object) -> tuple[Receipt, object]:
@@ -92,6 +120,45 @@ def test_foreign_error_is_a_tool_failure_with_its_name_and_a_traceback_in_the_lo
     with pytest.raises(ToolFailed, match="KeyError"):
         ordered("stumble", Order(), tmp_path / "log")
     assert "Traceback" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("lack", "kind"),
+    [("memory", DoesNotFit), ("disk", DoesNotFit), ("busy", ResourceBusy), ("absent", ToolFailed)],
+)
+def test_what_the_machine_lacks_decides_whether_another_try_helps(
+    tmp_path: Path, lack: str, kind: type[IngotError]
+) -> None:
+    with pytest.raises(IngotError) as caught:
+        ordered("run_short", Order(pid_file=lack), tmp_path / "log")
+    assert type(caught.value) is kind
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups of this kind")
+def test_child_is_quiet_knows_no_secret_and_stays_in_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    seen, _ = run_child(
+        f"{Path(__file__).stem}:look_around",
+        Order(),
+        Surroundings,
+        log=tmp_path / "log",
+        deadline_s=60,
+        environment={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )
+    assert not set(secrets) & set(seen.variables)
+    assert QUIET_ENVIRONMENT.items() <= seen.variables.items()
+    assert seen.group == os.getpgrp()
+
+
+def test_deadline_ends_what_the_child_has_started_too(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    with pytest.raises(ChildTimedOut):
+        ordered("hire", Order(pid_file=str(pid_file)), tmp_path / "log", deadline_s=5)
+    assert not psutil.pid_exists(int(pid_file.read_text()))
 
 
 def test_killed_child_is_transient(tmp_path: Path) -> None:
