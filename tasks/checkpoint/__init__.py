@@ -1,0 +1,1 @@
+"""Step 2, admission: is a checkpoint folder complete, safe, sound and free of contradictions?"""

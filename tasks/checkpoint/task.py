@@ -1,0 +1,24 @@
+"""The Prefect face of admission."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from tasks.checkpoint import admit
+from tasks.core.progress import step
+from tasks.core.records import Checkpoint
+
+
+@task(name="admit checkpoint", task_run_name="admit checkpoint")
+def admit_checkpoint(path: Path, name: str | None) -> Checkpoint:
+    """Read the whole checkpoint once: complete, safe, finite; or refused. Never retried."""
+    with step("admit checkpoint") as say:
+        checkpoint = admit.admit_checkpoint(path, name=name, say=say)
+        say(
+            f"{checkpoint.family}, {checkpoint.parameters / 1e6:,.1f} M parameters, "
+            f"{checkpoint.source_bytes / 1e6:,.1f} MB {checkpoint.weight_dtype}, "
+            f"digest {checkpoint.digest[:12]}"
+        )
+    return checkpoint

@@ -1,0 +1,217 @@
+"""What a build will need in memory, disk and time, told from the checkpoint's record alone.
+
+Arithmetic on measured constants; nothing here measures or looks at the machine.
+
+The constants were measured with the ONNX Runtime GenAI 0.18 builder under Olive 0.13 on Qwen2
+checkpoints of 5, 107 and 494 M parameters (2 cores with AVX512-VNNI, 2026-11). Sizes follow from
+the file format and held within 2 %; memory is an upper estimate, 3 to 15 % above what was measured;
+seconds are those of an idle machine of that kind, and rough on any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.core.errors import DoesNotFit
+from tasks.core.records import Checkpoint, Environment, Forecast, Precision, Recipe
+
+GIB = 1024**3
+
+# Building next to nothing (5 M parameters): 560 to 613 MiB resident, of which importing torch,
+# transformers, Olive and ONNX Runtime is 460 MiB; 5.2 to 6 CPU seconds.
+BASE_RSS_BYTES = 614 * 1024**2
+BASE_SECONDS = 6.0
+# Graph, tokenizer and configuration files beside the weights; a large tokenizer has 33 MiB.
+FILES_BESIDE_BYTES = 48 * 1024**2
+# Olive's cache and its output folder each hold the whole model until the build is published.
+COPIES_ON_DISK = 2
+
+# A float32 source costs 1.4 to 2.2 bytes a parameter more than the two-byte one measured below.
+RSS_PER_EXTRA_SOURCE_BYTE = 1.15
+
+# Left to the rest of the machine.
+RESERVE_BYTES = GIB // 2
+RESERVE_PART = 0.05
+
+
+@dataclass(frozen=True)
+class BuildCost:
+    """What one parameter of a two-byte source costs: peak resident bytes, and nanoseconds.
+
+    Beyond `BASE_RSS_BYTES` and `BASE_SECONDS`.
+    """
+
+    rss_bytes: float
+    ns: float
+
+
+_COSTS = {
+    Precision.INT4: BuildCost(8.0, 31.0),
+    Precision.INT8: BuildCost(10.0, 31.0),
+    Precision.FP16: BuildCost(2.9, 14.0),
+    Precision.FP32: BuildCost(4.0, 31.0),
+}
+_K_QUANT_COST = BuildCost(17.0, 516.0)  # the search for scales is numpy, in ONNX Runtime 1.31
+
+_SCALE_BYTES = 4  # one float32 a block
+_BITS = {Precision.INT4: 4, Precision.INT8: 8}
+_FLOAT_BYTES = {Precision.FP16: 2, Precision.FP32: 4}
+
+
+def forecast_build(checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
+    """Forecast one build."""
+    cost = _cost(recipe)
+    size = variant_size_bytes(checkpoint, recipe)
+    extra_source = max(0, checkpoint.source_bytes - 2 * checkpoint.parameters)
+    weights = cost.rss_bytes * checkpoint.parameters + RSS_PER_EXTRA_SOURCE_BYTE * extra_source
+    return Forecast(
+        recipe=recipe,
+        peak_rss_bytes=BASE_RSS_BYTES + round(weights),
+        disk_bytes=COPIES_ON_DISK * (size + FILES_BESIDE_BYTES),
+        seconds=BASE_SECONDS + cost.ns * 1e-9 * checkpoint.parameters,
+    )
+
+
+def variant_size_bytes(checkpoint: Checkpoint, recipe: Recipe) -> int:
+    """Predict the weights of a variant: linear layers, embedding, rotary tables.
+
+    Norms and biases, kept in float32, count as linear weights: below 0.1 % of a real model. The
+    files beside the weights do not count: 50 kB and the tokenizer.
+    """
+    rotary_values = checkpoint.context_length * checkpoint.head_size  # half cosines, half sines
+    if recipe.precision in _FLOAT_BYTES:
+        size = _FLOAT_BYTES[recipe.precision]
+        return size * (checkpoint.parameters + rotary_values)
+    return round(_quantised_weights_bytes(checkpoint, recipe) + 4 * rotary_values)
+
+
+def require_fit(
+    environment: Environment, forecasts: Sequence[Forecast], *, parallel: bool = False
+) -> None:
+    """Refuse builds that memory or disk cannot hold.
+
+    Args:
+        environment: the machine.
+        forecasts: all builds of one release.
+        parallel: all at once instead of one after another.
+
+    Raises:
+        DoesNotFit: with what is needed and what there is.
+    """
+    if not forecasts:
+        return
+    largest = max(forecasts, key=lambda forecast: forecast.peak_rss_bytes)
+    peaks = sum(item.peak_rss_bytes for item in forecasts) if parallel else largest.peak_rss_bytes
+    usable = _usable_bytes(environment)
+    if peaks > usable:
+        what = "building all variants at once" if parallel else f"building {_name(largest)}"
+        raise DoesNotFit(
+            f"{what} needs {_gib(peaks)} of memory",
+            expected=f"at most {_gib(usable)}: what is available but for a reserve",
+            got=f"{_gib(environment.ram_available_bytes)} available of "
+            f"{_gib(environment.ram_total_bytes)}",
+            next_step="build one after another (INGOT_WORKERS=1)"
+            if parallel
+            else f"close other programs, leave {_name(largest)} out, or build on a machine with "
+            f"{_gib(peaks + _reserve_bytes(environment))} free",
+        )
+    disk = sum(item.disk_bytes for item in forecasts)
+    if disk > environment.disk_free_bytes:
+        raise DoesNotFit(
+            f"building {', '.join(_name(item) for item in forecasts)} needs {_gib(disk)} of disk",
+            expected=f"at most {_gib(environment.disk_free_bytes)}, which are free",
+            got=_gib(disk),
+            next_step="free disk space, or point INGOT_HOME to a larger disk",
+        )
+
+
+def builds_side_by_side(
+    environment: Environment, forecasts: Sequence[Forecast], workers: int
+) -> int:
+    """Give how many builds may run at once, whichever they are; at least one.
+
+    Args:
+        environment: the machine.
+        forecasts: all builds of one release.
+        workers: the most that were asked for.
+    """
+    left = _usable_bytes(environment)
+    count = 0
+    for peak in sorted((item.peak_rss_bytes for item in forecasts), reverse=True)[:workers]:
+        left -= peak
+        if left < 0:
+            break
+        count += 1
+    return max(1, count)
+
+
+def in_one_line(forecasts: Sequence[Forecast]) -> str:
+    """Say what all builds need: largest memory, disk together, seconds one after another."""
+    if not forecasts:
+        return "nothing to build"
+    return (
+        f"{', '.join(_name(item) for item in forecasts)}: "
+        f"at most {_gib(max(item.peak_rss_bytes for item in forecasts))} of memory, "
+        f"{_gib(sum(item.disk_bytes for item in forecasts))} of disk, "
+        f"about {sum(item.seconds for item in forecasts):.0f} s"
+    )
+
+
+def _cost(recipe: Recipe) -> BuildCost:
+    is_slow = recipe.algorithm == "k_quant" and recipe.precision in _BITS
+    return _K_QUANT_COST if is_slow else _COSTS[recipe.precision]
+
+
+def _quantised_weights_bytes(checkpoint: Checkpoint, recipe: Recipe) -> float:
+    table = checkpoint.vocabulary_size * checkpoint.hidden_size
+    outside = table if checkpoint.tied_embeddings else 2 * table
+    layers = checkpoint.parameters - outside
+    plain, fine = _bytes_per_weight(recipe, _BITS[recipe.precision]), _bytes_per_weight(recipe, 8)
+    finer = _sensitive_part(checkpoint) * layers if recipe.int8_layers else 0.0
+    head = table * (fine if recipe.int8_head else plain)
+    # A tied embedding is read from the quantised head, another one stays in float32.
+    embedding = 0 if checkpoint.tied_embeddings else 4 * table
+    return (layers - finer) * plain + finer * fine + head + embedding
+
+
+def _bytes_per_weight(recipe: Recipe, bits: int) -> float:
+    zero_point_bits = 0 if recipe.is_symmetric else bits
+    return bits / 8 + (_SCALE_BYTES + zero_point_bits / 8) / recipe.block_size
+
+
+def _sensitive_part(checkpoint: Checkpoint) -> float:
+    """Give the part of the layers' weights that `mixed_layers` lifts to 8 bits.
+
+    The builder's rule: the Q, K, V and down projections of the first and last eighth of the
+    layers and of every third in between.
+    """
+    count = checkpoint.layers
+    first = round(count / 8)
+    lifted = sum(
+        layer < count / 8 or layer >= 7 * count / 8 or (layer - first) % 3 == 2
+        for layer in range(count)
+    )
+    hidden, head = checkpoint.hidden_size, checkpoint.head_size
+    query, key_value = checkpoint.attention_heads * head, checkpoint.kv_heads * head
+    qkv = hidden * (query + 2 * key_value)
+    attention = qkv + hidden * query
+    tables = (1 if checkpoint.tied_embeddings else 2) * checkpoint.vocabulary_size * hidden
+    mlp = (checkpoint.parameters - tables) / count - attention
+    return lifted * (qkv + mlp / 3) / (count * (attention + mlp))
+
+
+def _usable_bytes(environment: Environment) -> int:
+    return max(0, environment.ram_available_bytes - _reserve_bytes(environment))
+
+
+def _reserve_bytes(environment: Environment) -> int:
+    return max(RESERVE_BYTES, round(RESERVE_PART * environment.ram_total_bytes))
+
+
+def _name(forecast: Forecast) -> str:
+    return forecast.recipe.precision.name
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
