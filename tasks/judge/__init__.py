@@ -1,0 +1,1 @@
+"""Deciding from measurements alone which variant ships."""

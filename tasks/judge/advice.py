@@ -1,0 +1,191 @@
+"""Saying in words why a variant ships or not, and what to try where a gate did not pass.
+
+Explains a verdict that was reached elsewhere and can not change it. What to try is looked up in
+`remedies.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from tasks.core.figures import figure, figure_of
+from tasks.core.records import SHIPPABLE, GateResult, GateVerdict, Measurement
+from tasks.judge.case import Case, why_unusable
+from tasks.judge.remedies import remedy_for
+
+_ERROR_PARTS = re.compile(r"\s(?:Expected|Got|Next): ")
+GATES_NAMED = 3  # a reason is one sentence; the report has the whole table
+# The reference's n = 6.18 d/m^2 plans for a one-sided 5 % test with 80 % power. Our gates compare
+# the two-sided 95 % interval, so the same formula has 1.96 in the place of 1.645:
+# (1.96 + 0.84)^2 = 7.85 d/m^2, which is (2.80 / 1.96)^2 times what the half-width says.
+Z_INTERVAL = 1.96
+Z_PLANNED = 1.96 + 0.84
+
+
+# ---------------------------------------------------------------- why
+
+
+def reason_for(
+    champion: Case | None,
+    cases: list[Case],
+    failures: Mapping[str, str],
+    switched_off: list[str],
+) -> str:
+    """Say in one sentence what ships and why the others do not."""
+    opening = _opening(champion, cases) if champion else "Nothing ships"
+    others = _others(champion, cases, failures)
+    if not cases and not failures:
+        others = ["no variant was built"]
+    sentence = f"{opening}{'; ' if champion else ': '}{', '.join(others)}" if others else opening
+    omitted = f" (the policy switches off {', '.join(switched_off)})" if switched_off else ""
+    return f"{sentence}{omitted}."
+
+
+def _opening(champion: Case, cases: list[Case]) -> str:
+    passing = sum(case.verdict.verdict is GateVerdict.PASS for case in cases)
+    rank = f"smallest of {passing} that pass" if passing > 1 else "the only one that passes"
+    ratio = champion.metrics.get("size.ratio_to_source")
+    if ratio is None or ratio.value is None:
+        return f"{champion.label} ships: {rank}"
+    return f"{champion.label} ships: {rank}, {figure(ratio.value)} of the source"
+
+
+def _others(champion: Case | None, cases: list[Case], failures: Mapping[str, str]) -> list[str]:
+    judged = [
+        _why_not(case)
+        for case in cases
+        if case is not champion
+        and case.verdict.verdict is not GateVerdict.PASS
+        and case.variant.precision.value not in failures
+    ]
+    # An error's own parts after the first are for the advice: a reason is one sentence.
+    broken = [
+        f"{_named(name)} failed: {_ERROR_PARTS.split(why)[0].rstrip('.')}"
+        for name, why in failures.items()
+    ]
+    return judged + broken
+
+
+def _named(subject: str) -> str:
+    """Write a precision in capitals, another subject such as `speed` as it is."""
+    return subject.upper() if subject in SHIPPABLE else subject
+
+
+def _why_not(case: Case) -> str:
+    verb = "fails" if case.verdict.verdict is GateVerdict.FAIL else "is undecided on"
+    named = [gate for gate in case.blockers if gate.verdict is case.verdict.verdict]
+    return f"{case.label} {verb} {_listed([_gate_in_words(gate) for gate in named])}"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - GATES_NAMED
+    return ", ".join(names[:GATES_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _gate_in_words(gate: GateResult) -> str:
+    if unusable := why_unusable(gate.measurement):
+        return f"{gate.gate} ({unusable.partition(':')[0]})"
+    if gate.verdict is GateVerdict.INCONCLUSIVE:
+        return f"{gate.gate} ({figure_of(gate.measurement)}, limit {figure(gate.limit)})"
+    beyond = ">" if gate.operator == "<=" else "<"
+    return f"{gate.gate} ({figure_of(gate.measurement)} {beyond} {figure(gate.limit)})"
+
+
+# ---------------------------------------------------------------- what to try
+
+_COUNTED = {"answers.": "questions", "speed.": "rounds", "memory.": "launches"}
+_PAIRED = ("answers.delta", "answers.recovery")
+
+
+def advise(cases: list[Case], failures: Mapping[str, str]) -> list[str]:
+    """Say for every gate that did not pass what to try; gates with one remedy share one line."""
+    lines: dict[str, dict[str, list[str]]] = {}
+    for case in cases:
+        if case.variant.precision.value in failures:
+            continue  # half its metrics are missing for one known reason; that reason is the line
+        for gate in case.unpassed:
+            for text in _texts(case, gate):
+                lines.setdefault(text, {}).setdefault(case.label, []).append(gate.gate)
+    advice = [f"{_subjects(who)}: {text}." for text, who in lines.items()]
+    return advice + [
+        f"{_named(name)} failed, mend that first: {why.rstrip('.')}."
+        for name, why in failures.items()
+    ]
+
+
+def _texts(case: Case, gate: GateResult) -> Iterable[str]:
+    if gate.verdict is GateVerdict.INCONCLUSIVE and gate.measurement is not None:
+        needed = observations_needed(
+            gate.measurement, gate.limit, nothing_counted=_nothing_flipped(case, gate)
+        )
+        if needed is not None and _on_the_good_side(gate):
+            yield _more(gate, gate.measurement.n, needed)
+            return
+        yield (
+            "undecided, but the value itself is at the limit or past it: more questions alone "
+            "would most likely confirm a failure"
+        )
+    yield remedy_for(case, gate)
+
+
+def _on_the_good_side(gate: GateResult) -> bool:
+    value = gate.measurement.value if gate.measurement else None
+    if value is None:
+        return False
+    return value < gate.limit if gate.operator == "<=" else value > gate.limit
+
+
+def observations_needed(
+    measurement: Measurement, limit: float, *, nothing_counted: bool = False
+) -> int | None:
+    """Plan how many observations would let the interval clear the limit, with 80 % power.
+
+    Args:
+        measurement: what was seen so far.
+        limit: of the gate.
+        nothing_counted: no event was seen (0 flips of 60: the interval is all upper bound). It
+            then shrinks with n itself, else with the root of n.
+
+    Returns:
+        None where the value is the limit, or without an interval: more would settle nothing.
+    """
+    value = measurement.value
+    if value is None or measurement.ci95 is None or value == limit:
+        return None
+    low, high = measurement.ci95
+    times = abs((high if limit > value else low) - value) / abs(limit - value)
+    if nothing_counted or any(math.isclose(value, end, abs_tol=1e-9) for end in (low, high)):
+        # Wilson's upper end at 0 events is z^2 / (n + z^2): n + z^2 grows with the factor.
+        return math.ceil(measurement.n * times + Z_INTERVAL**2 * (times - 1))
+    return math.ceil(measurement.n * (times * Z_PLANNED / Z_INTERVAL) ** 2)
+
+
+def _nothing_flipped(case: Case, gate: GateResult) -> bool:
+    flips = case.metrics.get("answers.flip_rate")
+    return gate.metric in _PAIRED and flips is not None and flips.value == 0
+
+
+def _more(gate: GateResult, have: int, needed: int) -> str:
+    unit = next((unit for prefix, unit in _COUNTED.items() if gate.metric.startswith(prefix)), "")
+    if unit:
+        return (
+            f"undecided; about {_rounded_up(needed):,} {unit} instead of {have:,} would settle it"
+        )
+    factor = math.ceil(10 * needed / have) / 10
+    return f"undecided; about {figure(factor)} times as many questions would settle it"
+
+
+def _rounded_up(count: int) -> int:
+    """Round up to two digits: a plan is not more exact than that."""
+    step: int = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // step) * step
+
+
+def _subjects(who: Mapping[str, list[str]]) -> str:
+    """Write `INT4 (kld_mean, flip_rate), INT8 (kld_mean)`, and the gates once where all agree."""
+    gates = list(who.values())
+    if len(who) > 1 and all(names == gates[0] for names in gates):
+        return f"{', '.join(who)} ({_listed(gates[0])})"
+    return ", ".join(f"{label} ({_listed(names)})" for label, names in who.items())

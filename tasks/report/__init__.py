@@ -1,0 +1,1 @@
+"""Writing down what a release did, for people and for programs."""

@@ -1,0 +1,21 @@
+"""The Prefect face of the report."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from tasks.core.progress import step
+from tasks.core.records import Evidence, Release
+from tasks.core.settings import Settings
+from tasks.report.write import StepTiming, write_report
+
+
+@task(name="write report", task_run_name="write report")
+def record_release(
+    release: Release, evidence: list[Evidence], timings: list[StepTiming]
+) -> Release:
+    """Write the run's folder; gives the release with the path of its report."""
+    with step("write report") as say:
+        folder = write_report(release, evidence, settings=Settings(), timings=timings)
+        say(str(folder))
+    return release.model_copy(update={"report": folder / "report.md"})

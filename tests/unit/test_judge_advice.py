@@ -1,0 +1,153 @@
+"""Every gate that does not pass comes with something to try, and the plan of n is right."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tasks.core.records import Measurement, Precision
+from tasks.core.statistics import paired_difference, wilson
+from tasks.judge.advice import observations_needed
+from tasks.judge.judge import judge_variants
+from tasks.judge.policy import Gate, load_policy
+from tasks.judge.remedies import REMEDIES
+from tests.golden.sample_release import (
+    INT4,
+    INT8,
+    PARAMETERS,
+    between,
+    exact,
+    healthy_metrics,
+    variant,
+)
+
+POLICY = load_policy()
+
+
+def advice_for(
+    change: dict[str, Measurement],
+    precision: Precision = Precision.INT4,
+    failures: dict[str, str] | None = None,
+    **recipe: object,
+) -> list[str]:
+    one = variant(INT4, precision, 1_500_000, **recipe)
+    metrics = {INT4: healthy_metrics() | change}
+    return judge_variants(
+        [one], metrics, POLICY, parameters=PARAMETERS, failures=failures or {}
+    ).advice
+
+
+def test_no_advice_where_all_is_well() -> None:
+    assert advice_for({}) == []
+
+
+@pytest.mark.parametrize("precision", [Precision.INT4, Precision.INT8, Precision.FP16])
+@pytest.mark.parametrize("gate", POLICY.gates, ids=lambda gate: gate.name)
+def test_every_failing_gate_gets_particular_advice(gate: Gate, precision: Precision) -> None:
+    beyond = gate.limit[precision] + (5 if gate.operator == "<=" else -5)
+    advice = advice_for({gate.metric: exact(beyond)}, precision)
+    assert any(gate.name in line for line in advice)
+    assert not any(REMEDIES[-1].text in line for line in advice)
+
+
+def test_int4_that_lost_quality_is_built_with_the_quality_profile() -> None:
+    (line,) = advice_for({"answers.flip_rate": between(0.16, 0.13, 0.19)})
+    assert line.startswith("INT4 (flip_rate): rebuild with the profile quality")
+
+
+def test_int4_that_already_mixes_int8_gets_other_advice() -> None:
+    (line,) = advice_for(
+        {"answers.flip_rate": between(0.16, 0.13, 0.19)}, int8_head=True, int8_layers=True
+    )
+    assert "block_size 16" in line
+
+
+def test_checkpoint_that_never_knew_is_not_blamed_on_quantisation() -> None:
+    (line,) = advice_for(
+        {
+            "answers.right": between(0.5, 0.45, 0.55),
+            "answers.right_reference": between(0.51, 0.46, 0.56),
+        }
+    )
+    assert "train the checkpoint further" in line
+
+
+def test_answers_that_do_not_stop_point_at_eos_only_when_eos_is_missing() -> None:
+    endless = {"answers.stopped_ratio": between(0.1, 0.08, 0.12)}
+    (lacking,) = advice_for({**endless, "template.eos_missing": exact(1)})
+    assert lacking.startswith("INT4 (template_eos, stopped_ratio): add the template's end-of-turn")
+    assert "eos_token_id" not in "".join(advice_for(endless))
+
+
+def test_gates_with_one_remedy_share_one_line_across_variants() -> None:
+    changed = {"template.text_mismatches": exact(3)}
+    both = [variant(INT4, Precision.INT4, 1), variant(INT8, Precision.INT8, 2)]
+    metrics = {digest: healthy_metrics() | changed for digest in (INT4, INT8)}
+    judgement = judge_variants(both, metrics, POLICY, parameters=PARAMETERS, failures={})
+    (line,) = judgement.advice
+    assert line.startswith("INT4, INT8 (template_text): rewrite the chat template with trims")
+
+
+def test_long_lists_of_gates_are_cut_and_counted() -> None:
+    one = variant(INT4, Precision.INT4, 1)
+    (line,) = judge_variants([one], {}, POLICY, parameters=PARAMETERS, failures={}).advice
+    assert f"and {len(POLICY.enabled_gates) - 3} more)" in line
+
+
+def test_failed_precision_gets_its_reason_instead_of_a_list_of_missing_metrics() -> None:
+    unmeasured = {"answers.right": Measurement(value=None)}
+    advice = advice_for(unmeasured, failures={"int4": "no memory."})
+    assert advice == ["INT4 failed, mend that first: no memory."]
+
+
+def test_undecided_gate_says_how_many_questions_would_settle_it() -> None:
+    (line,) = advice_for({"answers.flip_rate": between(0.08, 0.05, 0.13, n=100)})
+    assert line == (
+        "INT4 (flip_rate): undecided; about 320 questions instead of 100 would settle it."
+    )
+
+
+def test_undecided_token_metric_says_how_many_times_the_questions() -> None:
+    (line,) = advice_for({"fidelity.kld_mean": between(0.18, 0.15, 0.21, n=9000)})
+    assert line == (
+        "INT4 (kld_mean): undecided; about 4.6 times as many questions would settle it."
+    )
+
+
+def test_undecided_gate_whose_value_is_beyond_the_limit_gets_a_remedy_too() -> None:
+    first, second = advice_for({"answers.flip_rate": between(0.14, 0.10, 0.18)})
+    assert "would most likely confirm a failure" in first
+    assert "profile quality" in second
+
+
+@pytest.mark.parametrize(("discordant", "margin"), [(0.07, 0.05), (0.07, 0.03), (0.02, 0.02)])
+def test_plan_agrees_with_the_formula_for_paired_shares(discordant: float, margin: float) -> None:
+    n = 100
+    half = 1.96 * math.sqrt(discordant / n)
+    seen = Measurement(value=0.0, ci95=(-half, half), n=n)
+    needed = observations_needed(seen, -margin)
+    assert needed == pytest.approx(7.84 * discordant / margin**2, rel=0.02)
+
+
+@pytest.mark.parametrize(("n", "limit"), [(60, 0.02), (20, 0.05)])
+def test_plan_for_no_event_is_enough_for_the_wilson_interval(n: int, limit: float) -> None:
+    seen = Measurement(value=0.0, ci95=wilson(0, n), n=n)
+    needed = observations_needed(seen, limit)
+    assert needed is not None
+    assert wilson(0, needed)[1] <= limit
+    assert wilson(0, needed // 2)[1] > limit
+
+
+def test_plan_for_no_flip_is_enough_for_the_paired_interval() -> None:
+    seen = between(0.0, *paired_difference(0, 0, 60), n=60)
+    change = {"answers.delta": seen, "answers.flip_rate": between(0.0, 0.0, 0.06, n=60)}
+    (line,) = advice_for(change)
+    assert "about 92 questions instead of 60 would settle it" in line
+    assert paired_difference(0, 0, 92)[0] >= -0.03
+
+
+def test_no_plan_where_more_would_settle_nothing() -> None:
+    assert observations_needed(between(0.12, 0.1, 0.14), 0.12) is None
+    assert observations_needed(exact(1), 0) is None
+    assert observations_needed(Measurement(value=None), 0) is None

@@ -1,0 +1,215 @@
+"""A policy file changes what it names, and nothing it says is misread or overlooked."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import PolicyRefused
+from tasks.core.records import SHIPPABLE, GateVerdict, Measurement, Precision, Severity
+from tasks.core.statistics import paired_difference, wilson
+from tasks.judge.judge import judge_gate
+from tasks.judge.policy import DEFAULT_POLICY, Gate, Policy, load_policy, policy_digest
+
+TASKS = DEFAULT_POLICY.parents[1]
+BIG, SMALL = 3_000_000_000, 500_000_000
+
+
+def policy_of(folder: Path, text: str) -> Policy:
+    file = folder / "policy.toml"
+    file.write_text(text, encoding="utf-8")
+    return load_policy(file)
+
+
+def gate(policy: Policy, name: str) -> Gate:
+    return next(gate for gate in policy.gates if gate.name == name)
+
+
+def test_default_policy_has_a_finite_limit_for_every_precision() -> None:
+    for each in load_policy().gates:
+        assert list(each.limit) == list(SHIPPABLE), each.name
+        assert each.why, each.name
+
+
+def test_default_policy_gates_every_examination() -> None:
+    suites = {each.metric.split(".")[0] for each in load_policy().enabled_gates}
+    assert suites == {
+        "reference", "template", "decode", "fidelity", "answers", "size", "foundry",
+    }  # fmt: skip
+
+
+def test_empty_file_is_the_default_policy(tmp_path: Path) -> None:
+    assert policy_digest(policy_of(tmp_path, "")) == policy_digest(load_policy())
+
+
+def test_file_changes_one_field_and_keeps_the_rest(tmp_path: Path) -> None:
+    changed = gate(policy_of(tmp_path, '[gates.kld_p99]\nseverity = "block"'), "kld_p99")
+    default = gate(load_policy(), "kld_p99")
+    assert changed == default.model_copy(update={"severity": Severity.BLOCK})
+
+
+def test_file_changes_the_limit_of_one_precision(tmp_path: Path) -> None:
+    changed = gate(policy_of(tmp_path, "[gates.flip_rate]\nlimit = { int4 = 0.2 }"), "flip_rate")
+    assert changed.limit == {Precision.INT4: 0.2, Precision.INT8: 0.05, Precision.FP16: 0.02}
+
+
+def test_one_number_is_the_limit_of_every_precision(tmp_path: Path) -> None:
+    changed = gate(policy_of(tmp_path, "[gates.flip_rate]\nlimit = 0"), "flip_rate")
+    assert set(changed.limit.values()) == {0.0}
+
+
+def test_small_models_have_their_own_int4_limit() -> None:
+    kld_mean = gate(load_policy(), "kld_mean")
+    assert kld_mean.limit_for(Precision.INT4, SMALL) == 0.20
+    assert kld_mean.limit_for(Precision.INT4, BIG) == 0.10
+    assert kld_mean.limit_for(Precision.INT8, SMALL) == 0.01
+
+
+def test_a_tightened_limit_is_not_loosened_by_the_default_for_small_models(tmp_path: Path) -> None:
+    changed = gate(policy_of(tmp_path, "[gates.kld_mean]\nlimit = 0.05"), "kld_mean")
+    assert changed.limit_for(Precision.INT4, SMALL) == 0.05
+
+
+def test_small_model_limit_of_an_untouched_precision_stays(tmp_path: Path) -> None:
+    changed = gate(policy_of(tmp_path, "[gates.kld_mean]\nlimit = { int8 = 0.005 }"), "kld_mean")
+    assert changed.limit_for(Precision.INT4, SMALL) == 0.20
+
+
+def test_file_switches_a_gate_off_and_the_policy_remembers(tmp_path: Path) -> None:
+    policy = policy_of(tmp_path, "[gates.ppl_ratio]\nenabled = false")
+    assert policy.switched_off == ["ppl_ratio"]
+    assert "ppl_ratio" not in {each.name for each in policy.enabled_gates}
+
+
+def test_file_adds_a_blocking_gate(tmp_path: Path) -> None:
+    text = '[gates.ram]\nmetric = "memory.peak_rss_bytes"\noperator = "<="\nlimit = 1_000'
+    added = gate(policy_of(tmp_path, text), "ram")
+    assert (added.severity, added.enabled, added.limit[Precision.FP16]) == ("block", True, 1000.0)
+
+
+def test_budgets_shown_in_the_default_file_work_as_shown(tmp_path: Path) -> None:
+    lines = DEFAULT_POLICY.read_text(encoding="utf-8").splitlines()
+    shown = "\n".join(line[3:] for line in lines if line.startswith("#| "))
+    policy = policy_of(tmp_path, shown)
+    assert len(policy.gates) == len(load_policy().gates) + 3
+    assert gate(policy, "first_token_budget").severity is Severity.WARN
+
+
+def test_changes_shown_at_the_top_of_the_default_file_work_as_shown(tmp_path: Path) -> None:
+    lines = DEFAULT_POLICY.read_text(encoding="utf-8").splitlines()
+    shown = "\n".join(line.removeprefix("#     ") for line in lines if line.startswith("#     "))
+    policy = policy_of(tmp_path, shown)
+    assert policy.switched_off == ["ppl_ratio"]
+    assert gate(policy, "memory_budget").limit[Precision.INT8] == 1.5e9
+    assert gate(policy, "kld_mean").limit[Precision.INT4] == 0.05
+
+
+REFUSED = {
+    "unknown table": ("[gatez.flip_rate]\nlimit = 1", "gatez", "write gates"),
+    "unknown field": ("[gates.flip_rate]\nlimt = 1", "gates.flip_rate.limt", "write limit"),
+    "unknown precision": ("[gates.flip_rate]\nlimit = { int5 = 1 }", "int5", "write int"),
+    "reference precision": ("[gates.flip_rate]\nlimit = { fp32 = 1 }", "fp32", "int4, int8, fp16"),
+    "misspelt gate": ("[gates.flip_rat]\nlimit = 0.1", "gates.flip_rat ", "write flip_rate"),
+    "gate's name": ('[gates."Flip rate"]\nlimit = 0.1', "Flip rate", "lower case"),
+    "boolean limit": ("[gates.flip_rate]\nlimit = true", "gates.flip_rate.limit", "one number"),
+    "limit as text": ('[gates.flip_rate]\nlimit = "0.1"', "gates.flip_rate.limit", "one number"),
+    "text in limits": ('[gates.flip_rate]\nlimit = {int4 = "1"}', "limit.int4", "number"),
+    "infinite limit": ("[gates.flip_rate]\nlimit = inf", "gates.flip_rate.limit", "not a limit"),
+    "limit not a number": ("[gates.flip_rate]\nlimit = nan", "flip_rate.limit", "not a limit"),
+    "operator": ('[gates.flip_rate]\noperator = "<"', "gates.flip_rate.operator", "<=, >="),
+    "severity": ('[gates.flip_rate]\nseverity = "blok"', "flip_rate.severity", "write block"),
+    "enabled as text": ('[gates.flip_rate]\nenabled = "no"', "flip_rate.enabled", "boolean"),
+    "own metrics": ('[metrics]\n"my.metric" = "mine"', "metrics", "selection, gates"),
+    "gates not a table": ("gates = 3", "gates", "table"),
+    "order twice": ('[selection]\norder = ["int4", "int4"]', "selection.order", "each precision"),
+    "order unknown": ('[selection]\norder = ["int2"]', "selection.order", "write int8"),
+    "TOML": ("[gates.flip_rate", "not TOML", "line 1"),
+}
+
+
+@pytest.mark.parametrize(("text", "where", "what"), REFUSED.values(), ids=REFUSED)
+def test_wrong_file_is_refused_with_its_key_and_what_was_meant(
+    tmp_path: Path, text: str, where: str, what: str
+) -> None:
+    with pytest.raises(PolicyRefused) as refused:
+        policy_of(tmp_path, text)
+    assert "policy.toml" in refused.value.message
+    assert where in refused.value.message
+    if "line" not in what:
+        assert what in str(refused.value)
+
+
+def test_new_gate_without_limits_for_all_precisions_is_refused(tmp_path: Path) -> None:
+    text = '[gates.ram]\nmetric = "memory.peak_rss_bytes"\noperator = "<="\nlimit = {int4 = 1}'
+    with pytest.raises(PolicyRefused, match="lacks limit for int8, limit for fp16"):
+        policy_of(tmp_path, text)
+
+
+def test_gate_on_a_metric_that_nothing_measures_is_refused(tmp_path: Path) -> None:
+    text = '[gates.ram]\nmetric = "memory.peak_rss"\noperator = "<="\nlimit = 1'
+    with pytest.raises(PolicyRefused, match=r"write memory\.peak_rss_bytes"):
+        policy_of(tmp_path, text)
+
+
+def test_policy_without_a_blocking_gate_is_refused(tmp_path: Path) -> None:
+    names = tomllib.loads(DEFAULT_POLICY.read_text(encoding="utf-8"))["gates"]
+    text = "".join(f"[gates.{name}]\nenabled = false\n" for name in names if name != "ppl_ratio")
+    with pytest.raises(PolicyRefused, match="switches off every blocking gate"):
+        policy_of(tmp_path, text)
+
+
+def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PolicyRefused, match="cannot be read"):
+        load_policy(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(PolicyRefused, match="not TOML"):
+        load_policy(tmp_path / "binary.toml")
+
+
+def test_digest_follows_every_limit_and_no_order(tmp_path: Path) -> None:
+    one = policy_of(tmp_path, "[gates.recovery]\nlimit=0.9\n[gates.flip_rate]\nlimit=0.1")
+    same = policy_of(tmp_path, "[gates.flip_rate]\nlimit=0.1\n[gates.recovery]\nlimit=0.9")
+    other = policy_of(tmp_path, "[gates.flip_rate]\nlimit=0.1\n[gates.recovery]\nlimit=0.91")
+    assert policy_digest(one) == policy_digest(same) != policy_digest(other)
+
+
+def test_what_can_be_gated_is_what_the_examinations_measure() -> None:
+    suites = "size|template|reference|decode|fidelity|answers|speed|memory|foundry"
+    named: set[str] = set()
+    for file in [*TASKS.glob("examine/*.py"), *TASKS.glob("foundry/*.py")]:
+        named.update(re.findall(rf'"((?:{suites})\.[a-z0-9_]+)"', file.read_text(encoding="utf-8")))
+    files = {name for name in named if name.endswith((".parquet", ".json", ".jsonl"))}
+    assert named - files == set(load_policy().metrics)
+
+
+@pytest.mark.parametrize(
+    ("precision", "enough"), [(Precision.INT4, 91), (Precision.INT8, 137), (Precision.FP16, 276)]
+)
+def test_default_limits_can_be_met_with_the_promised_number_of_questions(
+    precision: Precision, enough: int
+) -> None:
+    assert all(_passes_unchanged(each, precision, enough) for each in _answer_gates())
+    assert not all(_passes_unchanged(each, precision, enough - 1) for each in _answer_gates())
+
+
+def _answer_gates() -> list[Gate]:
+    return [each for each in load_policy().gates if each.metric.startswith("answers.")]
+
+
+def _passes_unchanged(each: Gate, precision: Precision, n: int) -> bool:
+    """Judge a variant that answers every one of n questions as the reference does, all right."""
+    change = paired_difference(0, 0, n)
+    intervals = {
+        "answers.right": wilson(n, n),
+        "answers.flip_rate": wilson(0, n),
+        "answers.delta": change,
+        "answers.format_delta": change,
+        "answers.recovery": (1 + change[0], 1 + change[1]),
+        "answers.stopped_ratio": (1 + change[0], 1 + change[1]),
+        "answers.empty": (0.0, 0.0),
+    }
+    seen = Measurement(value=sum(intervals[each.metric]) / 2, ci95=intervals[each.metric], n=n)
+    return judge_gate(each, seen, each.limit[precision]).verdict is GateVerdict.PASS
