@@ -1,0 +1,1 @@
+"""Foundry Local: examined in a staging index, registered in production, chatted with."""

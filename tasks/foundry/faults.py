@@ -1,0 +1,84 @@
+"""Foundry Local's error codes in terms of Ingot's tree.
+
+Knows codes and words as measured on foundry-local-sdk 2.2.1; the runtime itself is not touched.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tasks.core.errors import (
+    DoesNotFit,
+    EnvironmentUnfit,
+    IngotError,
+    InputError,
+    ResourceBusy,
+    ToolFailed,
+    VariantUnusable,
+)
+
+INDEX_FILE = "foundry.local.modelinfo.json"
+
+BROKEN_INSIDE = 2  # a model that does not load, an index that does not parse, a disk that refuses
+WRONG_ARGUMENT = 3
+WRONG_ORDER = 4  # unregistered while loaded, asked while not loaded
+
+_BUSY = ("flock failed", "open failed for lock", "FileLock: failed", "Resource busy")
+_DISK = ("filesystem error", "Permission denied", "Read-only file system")
+_FULL = ("No space left on device", "Cannot allocate memory", "bad allocation", "std::bad_alloc")
+_INDEX = "local model registration index"
+# "search_options.cc:108 int fl::Validate(int64_t, int) request requires ..." -> "request requires"
+_SOURCE_POSITION = re.compile(r"\b\w+\.cc:\d+ [^()]*\([^()]*\)(?: const)? ")
+
+
+def in_plain_words(words: str) -> str:
+    """Put Foundry Local's message on one line, without the C++ source positions in it."""
+    return " ".join(_SOURCE_POSITION.sub("", words).split())
+
+
+def ingot_error(code: int, words: str, *, doing: str, index: Path) -> IngotError:
+    """Give the error of Ingot's tree for one of Foundry Local's.
+
+    Args:
+        code: `FoundryLocalException.error_code`.
+        words: its message.
+        doing: what was being done, such as `loading m-int4-cpu:1`.
+        index: the folder of the model index.
+    """
+    plain = in_plain_words(words)
+    return _machine_fault(plain, doing, index) or _request_fault(code, plain, doing)
+
+
+def _machine_fault(words: str, doing: str, index: Path) -> IngotError | None:
+    if _INDEX in words:
+        return EnvironmentUnfit(
+            f"{doing}: Foundry Local cannot read its model index {index / INDEX_FILE}",
+            got=words,
+            next_step="do not delete it, applications find their models through it: restore it "
+            "from a backup, or move it aside and release again",
+        )
+    if any(sign in words for sign in _FULL):
+        return DoesNotFit(f"{doing}: {words}", next_step="free memory or disk")
+    if any(sign in words for sign in _BUSY):
+        return ResourceBusy(f"{doing}: the model index in {index} is locked", got=words)
+    if any(sign in words for sign in _DISK):
+        return EnvironmentUnfit(
+            f"{doing}: Foundry Local cannot write below {index}",
+            got=words,
+            next_step="make that folder writable, or set INGOT_HOME to one that is",
+        )
+    return None
+
+
+def _request_fault(code: int, words: str, doing: str) -> IngotError:
+    if code == WRONG_ARGUMENT:
+        return InputError(f"{doing}: Foundry Local refused it: {words}")
+    if code == WRONG_ORDER:
+        return ToolFailed(
+            f"{doing}: Foundry Local says that it is not the time for it: {words}",
+            next_step="close every application that has this model loaded, then try again",
+        )
+    if code == BROKEN_INSIDE:
+        return VariantUnusable(f"{doing}: {words}")
+    return ToolFailed(f"{doing}: Foundry Local failed with code {code}: {words}")

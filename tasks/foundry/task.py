@@ -1,0 +1,77 @@
+"""The Prefect face of Foundry Local: examined in a staging index, registered in production."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+
+from tasks.core.budget import examination_bytes, machine_memory
+from tasks.core.progress import step
+from tasks.core.questions import load_questions
+from tasks.core.records import (
+    Checkpoint,
+    Environment,
+    Evidence,
+    Question,
+    QuestionFile,
+    Registration,
+    Variant,
+)
+from tasks.core.settings import Settings
+from tasks.core.task import RETRYING, Inputs, cached
+from tasks.foundry import ledger, register, stage
+
+
+def _of_staging(inputs: Inputs) -> list[Any]:
+    environment: Environment = inputs["environment"]
+    subjects = [inputs["checkpoint"].digest, inputs["variant"].digest, inputs["questions"].digest]
+    return [*subjects, environment.machine_class, environment.foundry_version]
+
+
+@task(
+    name="stage in Foundry Local",
+    task_run_name="stage {variant.recipe.precision}",
+    **cached(_of_staging),
+)
+def stage_variant(
+    checkpoint: Checkpoint,
+    variant: Variant,
+    questions: QuestionFile,
+    *,
+    environment: Environment,  # noqa: ARG001  (part of the cache key)
+) -> Evidence:
+    """Load a variant in a throw-away Foundry Local index, ask it, and compare."""
+    need = examination_bytes(2 * variant.size_bytes)
+    with step(f"stage {variant.precision}") as say, machine_memory().reserve(need):
+        evidence = stage.examine_in_staging(
+            checkpoint,
+            variant,
+            load_questions(questions.path),
+            settings=Settings(),
+            say=say,
+        )
+        say(_in_words(evidence))
+    return evidence
+
+
+@task(name="register champion", task_run_name="register {variant.recipe.precision}", **RETRYING)
+def register_champion(name: str, variant: Variant, question: Question, run_id: str) -> Registration:
+    """Register the champion, have it answer, and enter it in the ledger. Never cached."""
+    settings = Settings()
+    with step("register champion") as say:
+        registration = register.register_champion(
+            name, variant, question, settings=settings, say=say
+        )
+        ledger.record_champion(settings, name, registration, variant, run_id=run_id)
+        say(f"{registration.model_id} answers")
+    return registration
+
+
+def _in_words(evidence: Evidence) -> str:
+    unequal = [
+        name
+        for name, found in evidence.metrics.items()
+        if name.endswith("_mismatches") and found.value != 0
+    ]
+    return f"unlike ONNX Runtime GenAI: {', '.join(unequal)}" if unequal else "answers are equal"

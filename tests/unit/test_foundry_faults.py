@@ -1,0 +1,61 @@
+"""Every kind of Foundry Local error becomes the kind of ours that is retried, or not, as it must.
+
+The words are those that foundry-local-sdk 2.2.1 was heard to say.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import (
+    DoesNotFit,
+    EnvironmentUnfit,
+    IngotError,
+    InputError,
+    ResourceBusy,
+    ToolFailed,
+    VariantUnusable,
+)
+from tasks.foundry.faults import in_plain_words, ingot_error
+
+BUDGET = (
+    "search_options.cc:108 int fl::ValidateGeneratorRequestBudget(int64_t, int, int) request "
+    "requires 3010 total tokens (10 input + 3000 output), which exceeds the model's maximum"
+)
+BROKEN_INDEX = (
+    "local_model_catalog.cc:419 std::vector<fl::LocalModelCatalog::Registration> "
+    "fl::LocalModelCatalog::LoadRegistrations() const failed to parse local model registration "
+    "index: [json.exception.parse_error.101] parse error at line 1, column 2"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "kind"),
+    [
+        (3, BUDGET, InputError),
+        (3, "model_id is already registered: x:1", InputError),
+        (4, "unload it first", ToolFailed),
+        (2, 'JSON Error: model: Unknown value "zzz" at line 1', VariantUnusable),
+        (2, BROKEN_INDEX, EnvironmentUnfit),
+        (2, "filesystem error: cannot create directories: Not a directory [/x]", EnvironmentUnfit),
+        (2, "write failed: No space left on device", DoesNotFit),
+        (2, "flock failed for '/x/foundry.local.modelinfo.lock'", ResourceBusy),
+        (0, "something new", ToolFailed),
+    ],
+)
+def test_error_kind(code: int, words: str, kind: type[IngotError]) -> None:
+    assert type(ingot_error(code, words, doing="loading x:1", index=Path("/home/f"))) is kind
+
+
+def test_broken_index_is_named_and_not_to_be_deleted() -> None:
+    message = str(ingot_error(2, BROKEN_INDEX, doing="listing", index=Path("/home/f")))
+    assert "foundry.local.modelinfo.json" in message
+    assert "do not delete it" in message
+
+
+def test_source_positions_are_left_out() -> None:
+    assert in_plain_words(BUDGET).startswith("request requires 3010 total tokens (10 input")
+    assert in_plain_words(BROKEN_INDEX).startswith("failed to parse local model registration index")
+    assert in_plain_words("plain words (with brackets) stay") == "plain words (with brackets) stay"
