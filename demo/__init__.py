@@ -1,0 +1,1 @@
+"""The demo checkpoint: a small model fine-tuned on home commands, and everything that made it."""
