@@ -1,0 +1,1 @@
+"""Turn a checkpoint into quantised ONNX variants with Olive and prove that each one decodes."""
