@@ -1,0 +1,113 @@
+"""One examination in one child process: intact input, deadline, frames published when done.
+
+The parent side of `reference_child.py`, `variant_child.py` and `speed_child.py`; stays light,
+because the flow imports it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from tasks.core.child import run_child
+from tasks.core.errors import VariantUnusable
+from tasks.core.records import Cost, Question, Record, Variant
+from tasks.core.settings import Settings
+from tasks.core.store import Store
+
+Found = TypeVar("Found", bound=Record)
+Say = Callable[[str], None]
+
+# Slowest rates we let pass, for parameters * tokens: a third of what a loaded 2-core machine did
+# on a 0.5B FP32 model (2026-11). A deadline ends hanging children; it is no forecast.
+_PREFILL_WEIGHTS_PER_S = 7e9
+_DECODE_WEIGHTS_PER_S = 1e9
+_START_S = 300.0
+_CHARACTERS_PER_TOKEN = 2.0  # low, so that the number of tokens comes out high
+
+
+class FramesRequest(Record):
+    """What every examining child is told: where to write its raw rows."""
+
+    frames: Path
+
+
+def examine_in_child(
+    target: str,
+    request: Callable[[Path], FramesRequest],
+    found: type[Found],
+    *,
+    log_name: str,
+    deadline_s: float,
+    settings: Settings,
+    say: Say,
+) -> tuple[Found, str, Cost]:
+    """Run a child that writes frames into a staging folder, and publish them.
+
+    Args:
+        target: `package.module:function` of the child.
+        request: gives the child's request for the folder its frames go to.
+        found: record that the child gives back.
+        log_name: file name below the log folder.
+        deadline_s: when to give up.
+        settings: where store and logs are.
+        say: told what the child is doing.
+
+    Returns:
+        The child's record, the digest of the published frames, and what the child cost.
+    """
+    store = Store(settings.store)
+    with store.staging() as frames:
+        record, usage = run_child(
+            target,
+            request(frames),
+            found,
+            log=settings.logs / log_name,
+            deadline_s=deadline_s,
+            environment={"OMP_NUM_THREADS": str(physical_cores())},
+            on_progress=say,
+        )
+        cost = Cost(seconds=usage.seconds, cpu_s=usage.cpu_s, peak_rss_bytes=usage.peak_rss_bytes)
+        return record, store.publish(frames), cost
+
+
+def intact_folder(variant: Variant, store: Store) -> Path:
+    """Give a variant's folder after hashing every byte: published results were once swapped.
+
+    Raises:
+        VariantUnusable: it is gone, or not what was built.
+    """
+    if not store.is_intact(variant.digest, deep=True):
+        raise VariantUnusable(
+            f"the {variant.precision} variant in the store is not what was built",
+            expected=f"content {variant.digest[:12]} in {store.path(variant.digest)}",
+            got="missing or changed files",
+            next_step="run the release again: a damaged variant is built anew",
+        )
+    return store.path(variant.digest)
+
+
+def physical_cores() -> int:
+    """Give the number of physical cores, which is what ONNX Runtime uses best."""
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def deadline_s(parameters: int, questions: Sequence[Question], answer_tokens: int) -> float:
+    """Give the seconds after which a child that asks these questions must be hanging.
+
+    Args:
+        parameters: weights of the model.
+        questions: all that are asked.
+        answer_tokens: tokens that one answer may have.
+    """
+    characters = sum(len(message.content) for asked in questions for message in asked.messages)
+    prompt_tokens = characters / _CHARACTERS_PER_TOKEN + 64 * len(questions)
+    return (
+        _START_S
+        + parameters * prompt_tokens / _PREFILL_WEIGHTS_PER_S
+        + parameters * answer_tokens * len(questions) / _DECODE_WEIGHTS_PER_S
+    )

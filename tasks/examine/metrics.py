@@ -1,0 +1,77 @@
+"""Measurements as records: shares, paired differences, counts, and the lack of one.
+
+Knows how an interval is made for each kind of number; what was counted is the callers' matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tasks.core.records import Measurement
+from tasks.core.statistics import paired_difference, wilson
+
+Metrics = dict[str, Measurement]
+
+
+def count(value: int, n: int, method: str) -> Measurement:
+    """Give an exact count out of n."""
+    return Measurement(value=float(value), n=n, unit="1", method=method)
+
+
+def share(flags: ArrayLike, method: str) -> Measurement:
+    """Give the share of true flags with its Wilson interval."""
+    seen = np.asarray(flags, bool)
+    successes = int(seen.sum())
+    return Measurement(
+        value=successes / len(seen),
+        ci95=wilson(successes, len(seen)),
+        n=len(seen),
+        method=f"{method}; Wilson interval",
+    )
+
+
+def paired_change(before: ArrayLike, after: ArrayLike, method: str) -> Measurement:
+    """Give share(after) - share(before) on the same items with the Bonett-Price interval."""
+    first, second = np.asarray(before, bool), np.asarray(after, bool)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    return Measurement(
+        value=(gained - lost) / len(first),
+        ci95=paired_difference(gained, lost, len(first)),
+        n=len(first),
+        method=f"{method}; paired, Bonett-Price adjusted Wald interval",
+    )
+
+
+def paired_ratio(before: ArrayLike, after: ArrayLike, method: str) -> Measurement:
+    """Give share(after) / share(before) on the same items.
+
+    The interval is that of the paired difference, divided by the share before: it takes that
+    share as known, and is never zero-width.
+    """
+    first = np.asarray(before, bool)
+    base = float(first.mean())
+    if base == 0:
+        return not_measured(f"{method}: the reference's share is 0", n=len(first))
+    change = paired_change(before, after, method)
+    if change.value is None or change.ci95 is None:
+        return change
+    low, high = change.ci95
+    return Measurement(
+        value=1 + change.value / base,
+        ci95=(1 + low / base, 1 + high / base),
+        n=len(first),
+        method=f"{method}; from the paired Bonett-Price interval over the reference's share",
+    )
+
+
+def not_measured(reason: str, *, n: int = 0) -> Measurement:
+    """Give a measurement without a value, which never passes a gate."""
+    return Measurement(value=None, n=n, method=reason)
+
+
+def none_measured(names: Iterable[str], reason: str) -> Metrics:
+    """Give the same lack of a measurement under several names."""
+    return {name: not_measured(reason) for name in names}

@@ -1,0 +1,82 @@
+"""The child of `reference.py`: answers of the FP32 ONNX model, and the control against its source.
+
+Runs once for a checkpoint and its questions; every variant is later compared with what it wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from tasks.core.progress import report_progress
+from tasks.core.records import Evidence
+from tasks.examine.answers import answer_questions, answers_frame, reference_metrics
+from tasks.examine.divergence import distances
+from tasks.examine.fidelity import mean_kld, token_frame
+from tasks.examine.generation import Engine
+from tasks.examine.hugging_face import CheckpointTokenizer, hugging_face_logits
+from tasks.examine.protocol import sample_questions
+from tasks.examine.reference import ReferenceRequest
+from tasks.examine.sequences import Forced, answer_limits, forced_sequences
+
+
+def examine(request: ReferenceRequest) -> Evidence:
+    """Ask the reference every question, then compare its logits with Hugging Face's."""
+    protocol = request.protocol
+    report_progress("loading the reference")
+    tokenizer = CheckpointTokenizer(request.checkpoint.path)
+    engine = Engine(request.folder)
+    limits = answer_limits(request.questions, tokenizer, protocol)
+    answers = answer_questions(engine, request.questions, limits, report_progress)
+    rows = answers_frame(request.questions, answers)
+    rows.to_parquet(request.frames / "answers.parquet")
+
+    report_progress("comparing the reference with Hugging Face")
+    control = forced_sequences(
+        sample_questions(request.questions, protocol.control_max_questions, protocol.seed),
+        tokenizer,
+        {answer.question_id: answer.tokens for answer in answers},
+        context_length=engine.context_length,
+    )
+    tokens = _control(request, engine, [one.cut(protocol.control_max_tokens) for one in control])
+    tokens.to_parquet(request.frames / "control.parquet")
+    kld = mean_kld(tokens, protocol)
+    return Evidence(
+        suite="reference",
+        subject=request.reference.digest,
+        metrics={
+            "reference.kld_mean": kld.model_copy(
+                update={"method": f"FP32 ONNX against Hugging Face FP32, {kld.method}"}
+            ),
+            **reference_metrics(rows),
+        },
+        notes=_notes(rows),
+    )
+
+
+def _control(
+    request: ReferenceRequest, engine: Engine, sequences: Sequence[Forced]
+) -> pd.DataFrame:
+    wanted = [(forced.tokens, forced.start) for forced in sequences]
+    truth = hugging_face_logits(request.checkpoint.path, wanted)
+    return pd.concat(
+        [
+            token_frame(
+                forced,
+                distances(
+                    [logits], engine.logits(forced.tokens, start=forced.start), forced.next_tokens
+                ),
+            )
+            for forced, logits in zip(sequences, truth, strict=True)
+        ],
+        ignore_index=True,
+    )
+
+
+def _notes(rows: pd.DataFrame) -> list[str]:
+    running = rows[~rows["stopped"]]
+    if running.empty:
+        return []
+    named = ", ".join(running["question_id"].head(5))
+    return [f"{len(running)} of the reference's own answers run to the limit: {named}"]

@@ -1,0 +1,47 @@
+"""The protocol decides what is asked, the same on every machine and for every variant."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tasks.core.records import Expectation, Message, Question
+from tasks.examine.protocol import Protocol, sample_questions
+
+ASKED = [
+    Question(
+        id=f"q{number}",
+        category="common" if number % 10 else "rare",
+        messages=[Message(role="user", content="?")],
+        expectation=Expectation(kind="contains", value="x"),
+    )
+    for number in range(200)
+]
+
+
+def test_few_questions_are_all_asked() -> None:
+    assert sample_questions(ASKED, 200, seed=0) == ASKED
+
+
+def test_sample_keeps_order_and_the_share_of_each_category() -> None:
+    sample = sample_questions(ASKED, 50, seed=0)
+    places = [ASKED.index(question) for question in sample]
+    assert places == sorted(places)
+    assert Counter(question.category for question in sample) == {"common": 45, "rare": 5}
+
+
+def test_sample_does_not_depend_on_the_order_of_the_file() -> None:
+    forwards = {question.id for question in sample_questions(ASKED, 50, seed=0)}
+    backwards = {question.id for question in sample_questions(ASKED[::-1], 50, seed=0)}
+    assert forwards == backwards
+    assert forwards != {question.id for question in sample_questions(ASKED, 50, seed=1)}
+
+
+def test_answer_limit_follows_the_ideal_answer() -> None:
+    protocol = Protocol.standard()
+    assert protocol.answer_limit(20) == 56
+    assert protocol.answer_limit(None) == 128
+
+
+def test_protocol_survives_json() -> None:
+    protocol = Protocol.standard()
+    assert Protocol.model_validate_json(protocol.model_dump_json()) == protocol
