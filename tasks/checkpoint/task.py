@@ -9,11 +9,15 @@ from prefect import task
 from tasks.checkpoint import admit
 from tasks.core.progress import step
 from tasks.core.records import Checkpoint
+from tasks.core.task import RETRYING, UNCACHED
 
 
-@task(name="admit checkpoint", task_run_name="admit checkpoint")
+@task(name="admit checkpoint", task_run_name="admit checkpoint", **RETRYING, **UNCACHED)
 def admit_checkpoint(path: Path, name: str | None) -> Checkpoint:
-    """Read the whole checkpoint once: complete, safe, finite; or refused. Never retried."""
+    """Read the whole checkpoint once: complete, safe, finite; or refused.
+
+    Tried again only when a file changed while it was read.
+    """
     with step("admit checkpoint") as say:
         checkpoint = admit.admit_checkpoint(path, name=name, say=say)
         say(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -26,6 +26,12 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=_default_home, description="root of all state")
     workers: int = Field(default=3, ge=1, description="builds that may run side by side")
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _make_absolute(cls, home: Path) -> Path:
+        """Mean one folder from every working directory, also when no shell expanded a `~`."""
+        return home.expanduser().absolute()
 
     @property
     def store(self) -> Path:

@@ -31,7 +31,10 @@ def wilson(successes: int, n: int, *, level: float = LEVEL) -> Interval:
     scale = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exact at the ends, where rounding would leave 0.9999999999999998.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return low, high
 
 
 def paired_difference(gained: int, lost: int, n: int, *, level: float = LEVEL) -> Interval:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC
 from typing import Any
 
-from prefect.cache_policies import CachePolicy
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.locking.protocol import LockManager
@@ -192,12 +192,20 @@ RETRYING: dict[str, Any] = {
 }
 
 
+UNCACHED: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE}
+
+
 def cached(depends_on: Callable[[Inputs], list[Any]]) -> dict[str, Any]:
-    """Options of a task whose record is cached and whose transient faults are retried."""
+    """Options of a task whose record is cached and whose transient faults are retried.
+
+    The storage is the task's own and not the flow's: Prefect also writes the exception of a failed
+    flow into the flow's storage, and a refused checkpoint shall leave nothing behind.
+    """
     return {
         **RETRYING,
         "cache_policy": RecordPolicy(depends_on),
         "persist_result": True,
+        "result_storage": Settings().records,
         "result_serializer": "json",
         "cache_result_in_memory": False,
     }

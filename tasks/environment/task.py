@@ -7,11 +7,11 @@ from prefect import task
 from tasks.core.progress import step
 from tasks.core.records import Checkpoint, Environment, Forecast, Recipe
 from tasks.core.settings import Settings
-from tasks.core.task import RETRYING
+from tasks.core.task import RETRYING, UNCACHED
 from tasks.environment import check, forecast
 
 
-@task(name="check environment", task_run_name="check environment", **RETRYING)
+@task(name="check environment", task_run_name="check environment", **RETRYING, **UNCACHED)
 def check_environment() -> Environment:
     """Look at the machine, the packages and the Foundry Local runtime; refuse what is unfit."""
     with step("check environment") as say:
@@ -21,7 +21,7 @@ def check_environment() -> Environment:
     return environment
 
 
-@task(name="forecast builds", task_run_name="forecast builds")
+@task(name="forecast builds", task_run_name="forecast builds", **UNCACHED)
 def forecast_builds(
     environment: Environment, checkpoint: Checkpoint, recipes: list[Recipe]
 ) -> list[Forecast]:

@@ -19,14 +19,15 @@ from tasks.core.records import (
     Variant,
 )
 from tasks.core.settings import Settings
-from tasks.core.task import RETRYING, Inputs, cached
+from tasks.core.task import RETRYING, UNCACHED, Inputs, cached
 from tasks.foundry import ledger, register, stage
 
 
 def _of_staging(inputs: Inputs) -> list[Any]:
     environment: Environment = inputs["environment"]
     subjects = [inputs["checkpoint"].digest, inputs["variant"].digest, inputs["questions"].digest]
-    return [*subjects, environment.machine_class, environment.foundry_version]
+    versions = [environment.machine_class, environment.foundry_version, stage.REVISION]
+    return [*subjects, *versions]
 
 
 @task(
@@ -55,7 +56,12 @@ def stage_variant(
     return evidence
 
 
-@task(name="register champion", task_run_name="register {variant.recipe.precision}", **RETRYING)
+@task(
+    name="register champion",
+    task_run_name="register {variant.recipe.precision}",
+    **RETRYING,
+    **UNCACHED,
+)
 def register_champion(name: str, variant: Variant, question: Question, run_id: str) -> Registration:
     """Register the champion, have it answer, and enter it in the ledger. Never cached."""
     settings = Settings()

@@ -6,11 +6,12 @@ from prefect import task
 
 from tasks.core.progress import step
 from tasks.core.records import Judgement, Measurement, Variant
+from tasks.core.task import UNCACHED
 from tasks.judge import judge
 from tasks.judge.policy import Policy
 
 
-@task(name="judge", task_run_name="judge")
+@task(name="judge", task_run_name="judge", **UNCACHED)
 def judge_variants(
     built: list[Variant],
     metrics: dict[str, dict[str, Measurement]],

@@ -7,10 +7,11 @@ from prefect import task
 from tasks.core.progress import step
 from tasks.core.records import Evidence, Release
 from tasks.core.settings import Settings
+from tasks.core.task import RETRYING, UNCACHED
 from tasks.report.write import StepTiming, write_report
 
 
-@task(name="write report", task_run_name="write report")
+@task(name="write report", task_run_name="write report", **RETRYING, **UNCACHED)
 def record_release(
     release: Release, evidence: list[Evidence], timings: list[StepTiming]
 ) -> Release:
