@@ -1,0 +1,298 @@
+"""The `ingot` command: fills in a request, runs the flow, shows what came of it.
+
+Heavy imports sit inside the commands, so that help and refusals come at once. Exit codes: 0
+champion, 2 bad input, 3 no variant passed, 4 environment, 1 anything unforeseen.
+"""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from tasks.core.errors import EnvironmentUnfit, IngotError, InputError
+from tasks.core.records import SHIPPABLE, Precision, Profile
+
+if TYPE_CHECKING:
+    from flows.parameters import ReleaseRequest
+    from tasks.core.records import Release
+
+NO_VARIANT_PASSED = 3
+DEMO = Path(__file__).resolve().parents[1] / "demo"
+
+app = typer.Typer(
+    name="ingot",
+    help="Release a fine-tuned small language model to Foundry Local, with evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+CheckpointArgument = Annotated[
+    Path, typer.Argument(help="Hugging Face folder with safetensors weights.", show_default=False)
+]
+PrecisionOption = Annotated[
+    list[Precision],
+    typer.Option("--precision", "-p", help="Variant to build; repeat for several."),
+]
+ProfileOption = Annotated[Profile, typer.Option(help="Choice of INT4 options.")]
+BlockSizeOption = Annotated[
+    int | None, typer.Option(help="Weights that share one scale: 16, 32, 64, 128 or 256.")
+]
+SymmetricOption = Annotated[
+    bool | None, typer.Option("--symmetric/--asymmetric", help="Without or with zero points.")
+]
+AlgorithmOption = Annotated[str | None, typer.Option(help="default, rtn or k_quant.")]
+AccuracyOption = Annotated[
+    int | None, typer.Option(help="4 computes in INT8 (fast on CPUs), 1 in FP32.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+
+
+@app.command()
+def release(
+    checkpoint: CheckpointArgument,
+    name: Annotated[str | None, typer.Option(help="Name in Foundry Local.")] = None,
+    precision: PrecisionOption = list(SHIPPABLE),  # noqa: B006  (Typer copies it)
+    profile: ProfileOption = Profile.BALANCED,
+    block_size: BlockSizeOption = None,
+    symmetric: SymmetricOption = None,
+    algorithm: AlgorithmOption = None,
+    accuracy_level: AccuracyOption = None,
+    int8_head: Annotated[
+        bool | None, typer.Option("--int8-head/--int4-head", help="Language head of INT4.")
+    ] = None,
+    int8_layers: Annotated[
+        bool | None, typer.Option("--int8-layers/--int4-layers", help="Sensitive layers of INT4.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="Domain questions, JSONL.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="Limits that differ, TOML.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Build, examine and judge the variants of a checkpoint; register the smallest that passes."""
+    options = {
+        "block_size": block_size,
+        "is_symmetric": symmetric,
+        "algorithm": algorithm,
+        "accuracy_level": accuracy_level,
+        "int8_head": int8_head,
+        "int8_layers": int8_layers,
+    }
+    fields = {
+        "checkpoint": checkpoint,
+        "name": name,
+        "precisions": list(dict.fromkeys(precision)),
+        "profile": profile,
+        "options": options,
+        "questions": questions,
+        "policy": policy,
+    }
+    _release(fields, json=json)
+
+
+@app.command()
+def demo(json: JsonOption = False) -> None:
+    """Release the demo checkpoint that Ingot ships: the whole way in about a minute."""
+    _release({"checkpoint": DEMO / "checkpoint", "name": "demo"}, json=json)
+
+
+@app.command()
+def check(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Also forecast its builds.", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Look at this machine, the packages and Foundry Local; with a checkpoint, forecast."""
+    from flows.checking import check_machine, forecast_rows
+    from flows.display import console_for, print_environment, print_rows
+
+    with _errors_shown(json):
+        environment, forecasts = check_machine(checkpoint)
+        if json:
+            rows = [forecast.model_dump(mode="json") for forecast in forecasts]
+            _print_json({"environment": environment.model_dump(mode="json"), "forecasts": rows})
+        else:
+            console = console_for(json=False)
+            print_environment(console, environment)
+            if forecasts:
+                print_rows(console, "Forecast of builds", forecast_rows(forecasts))
+    if environment.problems:
+        raise typer.Exit(EnvironmentUnfit.exit_code)
+
+
+@app.command(name="list")
+def list_champions(json: JsonOption = False) -> None:
+    """List what is registered: the champion of each name."""
+    from flows.display import console_for, print_rows
+    from flows.inventory import champions
+
+    with _errors_shown(json):
+        rows = champions()
+        if json:
+            _print_json(rows)
+        elif rows:
+            print_rows(console_for(json=False), "Champions", rows)
+        else:
+            console_for(json=False).print("Nothing is registered yet; try `ingot demo`.")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A name of `ingot list`.", show_default=False)],
+    json: JsonOption = False,
+) -> None:
+    """Show the champion of a name, the ones before it, and the evidence."""
+    from flows.display import console_for, print_rows
+    from flows.inventory import history
+
+    with _errors_shown(json):
+        rows = history(name)
+        if json:
+            _print_json(rows)
+        else:
+            print_rows(console_for(json=False), f"{name}, newest first", rows)
+
+
+@app.command()
+def chat(
+    name: Annotated[str, typer.Argument(help="A name of `ingot list`.", show_default=False)],
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="Ask this once, and leave.")
+    ] = None,
+) -> None:
+    """Talk with the champion of a name through Foundry Local."""
+    from flows.conversation import converse
+
+    with _errors_shown(json=False):
+        converse(name, question)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="A name of `ingot list`.", show_default=False)],
+) -> None:
+    """Go back to the champion before: loaded and asked first, then made champion again."""
+    from flows.display import console_for
+    from flows.inventory import go_back
+
+    with _errors_shown(json=False):
+        champion = go_back(name)
+        console_for(json=False).print(f"{champion.model_id} is champion of {name} again.")
+
+
+@app.command(name="olive-config")
+def olive_config(
+    checkpoint: CheckpointArgument,
+    precision: Annotated[Precision, typer.Option("--precision", "-p")] = Precision.INT4,
+    profile: ProfileOption = Profile.BALANCED,
+    block_size: BlockSizeOption = None,
+    symmetric: SymmetricOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for config.json and package-config.json.")
+    ] = None,
+) -> None:
+    """Print the Olive configuration of a variant, for use with `olive run`."""
+    from flows.olive import configuration
+
+    options = {"block_size": block_size, "is_symmetric": symmetric}
+    overrides = {key: value for key, value in options.items() if value is not None}
+    with _errors_shown(json=False):
+        print(configuration(checkpoint, precision, profile, overrides, output))
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+def _release(fields: Mapping[str, object], *, json: bool) -> None:
+    from flows.display import StepDisplay, console_for, print_release
+
+    console = console_for(json=json)
+    with _errors_shown(json):
+        request = _request(fields)
+        with StepDisplay(console):
+            outcome = _run(request)
+        if json:
+            _print_json(outcome.model_dump(mode="json"))
+        else:
+            print_release(console, outcome)
+    if outcome.registration is None:
+        raise typer.Exit(NO_VARIANT_PASSED)
+
+
+def _request(fields: Mapping[str, object]) -> ReleaseRequest:
+    """Refuse what is wrong before Prefect is even imported."""
+    from pydantic import ValidationError
+
+    from flows.parameters import ReleaseRequest
+    from flows.preflight import check_request
+
+    try:
+        request = ReleaseRequest.model_validate(fields)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        option = str(first["loc"][-1]).replace("_", "-")
+        raise InputError(
+            f"--{option}: {first['msg']}", got=repr(first["input"]), next_step="see --help"
+        ) from problem
+    check_request(request)
+    return request
+
+
+def _run(request: ReleaseRequest) -> Release:
+    from flows.embedded_server import start_prefect
+    from tasks.core.records import Release
+
+    with start_prefect():
+        from flows.release import release as flow
+
+        state = flow(request, return_state=True)
+        outcome = state.result(raise_on_failure=True)
+    if not isinstance(outcome, Release):
+        raise TypeError(f"the release flow gave {type(outcome).__name__}, not a Release")
+    return outcome
+
+
+class _errors_shown:  # noqa: N801  (used as a keyword: `with _errors_shown(json):`)
+    """Turn Ingot's errors into one clear message and the exit code of their kind."""
+
+    def __init__(self, json: bool) -> None:
+        self._json = json
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
+        """Show an error of Ingot's tree; let any other pass."""
+        if isinstance(problem, IngotError):
+            _fail(problem, json=self._json)
+
+
+def _fail(problem: IngotError, *, json: bool) -> NoReturn:
+    from rich.console import Console
+    from rich.markup import escape
+
+    if json:
+        _print_json({"error": type(problem).__name__, **problem.to_fields()})
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]{type(problem).__name__}:[/] {escape(problem.message)}")
+    parts = (("expected", problem.expected), ("got", problem.got), ("next", problem.next_step))
+    for label, text in parts:
+        if text:
+            console.print(f"  [dim]{label:<9}[/]{escape(text)}")
+    raise typer.Exit(problem.exit_code)
+
+
+def _print_json(document: object) -> None:
+    json_format.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Running one task for several subjects side by side, and living with those that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from prefect.futures import PrefectFuture
+
+from tasks.core.errors import IngotError
+from tasks.core.progress import StepState, announce
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settled(Generic[T]):
+    """Results by subject, and for the other subjects the reason."""
+
+    results: dict[str, T] = field(default_factory=dict)
+    failures: dict[str, IngotError] = field(default_factory=dict)
+
+
+def result_of(future: PrefectFuture[T], step: str) -> T:
+    """Wait for a task and give its result, or raise its error; says so when it was cached."""
+    future.wait()
+    if future.state.name == "Cached":
+        announce(step, StepState.CACHED)
+    result: T = future.result(raise_on_failure=True)
+    return result
+
+
+def settle(futures: Mapping[str, PrefectFuture[T]], step: str) -> Settled[T]:
+    """Wait for all; an error of Ingot's tree fails its own subject only.
+
+    Args:
+        futures: by subject, such as the precision.
+        step: the verb of the step's name, as in `build int4`.
+    """
+    settled: Settled[T] = Settled()
+    for subject, future in futures.items():
+        try:
+            settled.results[subject] = result_of(future, f"{step} {subject}")
+        except IngotError as problem:
+            settled.failures[subject] = problem
+    return settled
+
+
+def reasons(settled: Iterable[Settled[T]]) -> dict[str, str]:
+    """Why subjects failed, in words; the first reason of each counts."""
+    found: dict[str, str] = {}
+    for group in settled:
+        for subject, problem in group.failures.items():
+            found.setdefault(subject, str(problem))
+    return found

@@ -1,0 +1,54 @@
+"""Remembering how long each step took and which were cached, for the report of the run."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from tasks.core.progress import StepEvent, StepState, add_listener, remove_listener
+from tasks.report.write import StepTiming
+
+
+class StepLog:
+    """Listens while a release runs."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._started: dict[str, float] = {}
+        self._timings: list[StepTiming] = []
+
+    def __enter__(self) -> StepLog:
+        """Begin to listen."""
+        add_listener(self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop listening."""
+        remove_listener(self._hear)
+
+    @property
+    def timings(self) -> list[StepTiming]:
+        """Every step that ended, in the order in which they ended."""
+        with self._mutex:
+            return list(self._timings)
+
+    @property
+    def cached(self) -> list[str]:
+        """Names of the steps whose result was there already."""
+        return [timing.step for timing in self.timings if timing.cached]
+
+    def _hear(self, event: StepEvent) -> None:
+        with self._mutex:
+            if event.state is StepState.STARTED:
+                self._started[event.step] = event.at_s
+            elif event.state is not StepState.WAITING:
+                seconds = event.at_s - self._started.get(event.step, event.at_s)
+                cached = event.state is StepState.CACHED
+                self._timings.append(
+                    StepTiming(step=event.step, seconds=seconds, cached=cached, detail=event.detail)
+                )
