@@ -21,9 +21,11 @@ PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 PINS = ROOT / "requirements"
 
 
-def run(*command: str | Path, check: bool = True) -> int:
+def run(*command: str | Path, check: bool = True, silent: bool = False) -> int:
     """Run a command in the repository; leave with its exit code if it fails."""
-    code = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
+    output = subprocess.DEVNULL if silent else None
+    words = [str(part) for part in command]
+    code = subprocess.run(words, cwd=ROOT, check=False, stdout=output, stderr=output).returncode
     if check and code:
         sys.exit(code)
     return code
@@ -44,32 +46,45 @@ def once(name: str, files: list[Path], work: Callable[[], None]) -> None:
     stamp.write_text(wanted, encoding="ascii")
 
 
+def pip(*arguments: str | Path, **options: bool) -> int:
+    """Run pip of the virtual environment, quietly and without resolving dependencies."""
+    command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    return run(*command, "--no-deps", *arguments, **options)
+
+
 def install(name: str) -> None:
     """Install one pin file: hashes checked, nothing that is not in it."""
     file = PINS / name
     packages = sum(line[:1].isalnum() for line in file.read_text(encoding="utf-8").splitlines())
     print(f"Installing {packages} pinned packages of {name} into .venv ...", flush=True)
-    # --no-deps: the file is complete, and torch's CPU build must not pull what the CUDA build
-    # declares. --only-binary: nothing is compiled here.
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", file)
+    pip("--require-hashes", "--only-binary", ":all:", "-r", file)
+
+
+def install_torch_for_cpu() -> None:
+    """Take torch's CPU build where pip is offered one; runtime.txt then finds torch in place.
+
+    Asked for by itself, because pip prefers a wheel whose hash its index tells, and a folder of
+    wheels tells none. Nobody misses it: the registry's build comes with runtime.txt.
+    """
+    pip("--require-hashes", "-r", PINS / "torch-cpu.txt", check=False, silent=True)
 
 
 def install_runtime() -> None:
     """Make the virtual environment with all that Ingot runs on."""
     if not PYTHON.exists():
         venv.create(VENV, with_pip=True)
+    install_torch_for_cpu()
     install("runtime.txt")
-    if run(PYTHON, "-c", "import torch", check=False):
-        # The registry's Linux build of torch; the CPU build needs none of this.
+    if run(PYTHON, "-c", "import torch", check=False, silent=True):
+        # The registry's build of torch for Linux; no other build needs these.
         install("cuda.txt")
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    pip("--no-build-isolation", "--editable", ROOT)
 
 
 def environment(*, development: bool) -> None:
     """Bring the virtual environment up to date with the pins."""
-    runtime = [PINS / "runtime.txt", PINS / "cuda.txt", ROOT / "pyproject.toml"]
+    names = ("torch-cpu.txt", "runtime.txt", "cuda.txt")
+    runtime = [*(PINS / name for name in names), ROOT / "pyproject.toml"]
     once("runtime", runtime, install_runtime)
     if development:
         once("dev", [*runtime, PINS / "dev.txt"], lambda: install("dev.txt"))

@@ -4,6 +4,7 @@ Reads the ranges of pyproject.toml and writes, for every system at once and with
 
     runtime.txt   what Ingot runs on
     dev.txt       what its tests and linters need on top
+    torch-cpu.txt torch's own CPU build, which is tried first
     cuda.txt      what the registry's Linux build of torch loads; nobody else needs it
 
 The files are installed with `--no-deps`: together they are complete, and the CPU build of torch
@@ -22,6 +23,10 @@ PYTHON = "3.11"
 # PyTorch's own CPU wheel for Linux x86-64 and Python 3.11 carries a local version (2.13.0+cpu) and
 # is not in the registry's list of hashes. pip takes it for `torch==2.13.0` where it is offered.
 TORCH_CPU_WHEEL = "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
+
+CPU_WHEEL_FITS = (
+    "sys_platform == 'linux' and platform_machine == 'x86_64' and python_version == '3.11'"
+)
 
 CUDA = re.compile(r"^(nvidia-|cuda-|triton==)")
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]*(?===)")
@@ -57,6 +62,9 @@ def main() -> None:
     cuda = [block for block in runtime if CUDA.match(block)]
     write_pins("runtime.txt", "What Ingot runs on.", [b for b in runtime if not CUDA.match(b)])
     write_pins("dev.txt", "What the tests and linters need on top of runtime.txt.", on_top)
+    (version,) = (block.split()[0] for block in runtime if block.startswith("torch=="))
+    cpu = f"{version}+cpu ; {CPU_WHEEL_FITS} \\\n    --hash=sha256:{TORCH_CPU_WHEEL}"
+    write_pins("torch-cpu.txt", "torch's own CPU build, for where pip is offered it.", [cpu])
     write_pins("cuda.txt", "What the registry's Linux build of torch loads.", cuda)
 
 
