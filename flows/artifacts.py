@@ -18,7 +18,7 @@ from prefect.artifacts import (
 from prefect.futures import PrefectFuture, as_completed
 
 from tasks.core.records import Environment, Release
-from tasks.report.markdown import environment_rows, variants_rows, verdict_markdown
+from tasks.report.markdown import environment_rows, release_markdown, variants_rows
 
 T = TypeVar("T")
 
@@ -46,11 +46,11 @@ def show_release(release: Release) -> None:
     """Publish the variants table and the verdict."""
     create_table_artifact(
         key="ingot-variants",
-        table=variants_rows(release),
+        table=variants_rows(release, intervals=False),
         description=f"Variants of {release.name}, run {release.run_id}.",
     )
     create_markdown_artifact(
         key="ingot-verdict",
-        markdown=f"{verdict_markdown(release.judgement)}\n\nReport: `{release.report}`\n",
+        markdown=release_markdown(release),
         description=f"What ships of {release.name}, and why.",
     )

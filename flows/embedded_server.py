@@ -6,7 +6,6 @@ killed command. Knows nothing of releases.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from tasks.core.errors import EnvironmentUnfit
 from tasks.core.progress import step
 
 OWNER = "INGOT_SERVER_OWNER"
-OUR_LOGGERS = ("flows", "tasks")
 
 # The embedded server took 5 to 18 s to start here; Prefect's own limit of 20 s was once too short.
 ENVIRONMENT = {
@@ -25,7 +23,7 @@ ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # The log goes to the run's page; the terminal is the command's own.
-    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 
@@ -41,8 +39,6 @@ def start_prefect() -> Iterator[None]:
         os.environ.setdefault(name, value)
     os.environ[OWNER] = str(os.getpid())
     _sweep_orphans()
-    for name in OUR_LOGGERS:  # without a level of its own Prefect drops their INFO lines
-        logging.getLogger(name).setLevel(logging.INFO)
     with step("start Prefect") as say:
         say("importing")
         from prefect.settings import PREFECT_API_URL

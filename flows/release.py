@@ -5,6 +5,7 @@ Reads as the order of the steps; how each is done is in `tasks/`.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, cast
 
@@ -38,10 +39,20 @@ RUNNER = cast(
     "TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=Settings().workers)
 )
 
+# Prefect sends a module's log lines to the run's page only at a level of its own (3.8.8).
+for package in ("flows", "tasks"):
+    logging.getLogger(package).setLevel(logging.INFO)
+
+
+def name_of_run() -> str:
+    """Name a run after what is released, not after Prefect's animals."""
+    request = ReleaseRequest.model_validate(flow_run.get_parameters()["request"])
+    return f"release-{request.name or request.checkpoint.name}"
+
 
 @flow(
     name="release",
-    flow_run_name="release-{request.checkpoint.name}",
+    flow_run_name=name_of_run,
     task_runner=RUNNER,
     persist_result=False,
 )

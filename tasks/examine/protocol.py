@@ -59,7 +59,7 @@ class Protocol(Record):
     revision: int = REVISION
     max_questions: int = Field(default=1000, ge=1)
     kld_max_questions: int = Field(default=400, ge=2)
-    control_max_questions: int = Field(default=8, ge=1)
+    control_max_questions: int = Field(default=64, ge=1)
     control_max_tokens: int = Field(default=64, ge=1)
     decode_max_questions: int = Field(default=8, ge=2)
     decode_max_tokens: int = Field(default=64, ge=2)

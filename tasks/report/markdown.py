@@ -119,6 +119,17 @@ def verdict_markdown(judgement: Judgement) -> str:
     return "\n\n".join(section for section in sections if section)
 
 
+def release_markdown(release: Release) -> str:
+    """Give the verdict, what was registered and answered, and where the report is."""
+    sections = [
+        verdict_markdown(release.judgement),
+        _registered(release),
+        _asked(release.registration),
+        f"Report: `{release.report}`",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
 def gate_rows(gates: Iterable[GateResult]) -> Rows:
     """Give one row a gate: value with its interval, limit, verdict, why."""
     return [
