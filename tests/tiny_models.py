@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.core.files import sha256_file
+from tasks.core.checkpoint_files import checkpoint_digest
 from tasks.core.records import Checkpoint
 
 Family = Literal["qwen2", "llama", "phi3"]
@@ -123,7 +123,7 @@ def checkpoint_record(folder: Path) -> Checkpoint:
     return Checkpoint(
         name=folder.name,
         path=folder,
-        digest=sha256_file(weights),
+        digest=checkpoint_digest(folder, [weights.name]),
         family=config["model_type"],
         architecture=config["architectures"][0],
         parameters=weights.stat().st_size // (2 if config["dtype"] == "bfloat16" else 4),
@@ -140,7 +140,11 @@ def checkpoint_record(folder: Path) -> Checkpoint:
         tied_embeddings=config["tie_word_embeddings"],
         eos_token_ids=generation["eos_token_id"],
         chat_template_file="chat_template.jinja",
-        sampling={},
+        sampling={
+            key: float(generation[key])
+            for key in ("temperature", "top_p", "top_k", "repetition_penalty")
+            if generation.get(key) is not None
+        },
     )
 
 

@@ -21,18 +21,14 @@ from tasks.checkpoint.architecture import (
     compare_tensors,
     read_architecture,
 )
-from tasks.checkpoint.folder import (
-    DECIDING_FILES,
-    CheckpointFolder,
-    open_folder,
-    refuse_unsafe_content,
-)
+from tasks.checkpoint.folder import CheckpointFolder, open_folder, refuse_unsafe_content
 from tasks.checkpoint.tokenizer import (
     check_tokenizer,
     find_chat_template,
     read_generation_defaults,
 )
 from tasks.checkpoint.weights import Weights, read_weights
+from tasks.core.checkpoint_files import deciding_files
 from tasks.core.errors import CheckpointRefused, InputError, ResourceBusy
 from tasks.core.files import digest_of, sha256_file
 from tasks.core.records import Checkpoint
@@ -151,11 +147,11 @@ def _fingerprint(inspection: Inspection) -> dict[str, tuple[int, int]]:
 def _deciding_files(inspection: Inspection) -> dict[str, Path]:
     folder = inspection.folder
     weights = {shard.path.name for shard in inspection.weights.shards}
-    return {name: folder.files[name] for name in {*folder.matching(*DECIDING_FILES), *weights}}
+    return {name: folder.files[name] for name in deciding_files(folder.files, weights)}
 
 
 def _hash_and_scan(inspection: Inspection, say: Callable[[str], None]) -> str:
-    """Give the digest over names and bytes of every deciding file; independent of the folder."""
+    """Give what `checkpoint_digest` gives, reading the weights once for it and for NaN."""
     from tasks.checkpoint.content_scan import scan_shard  # numpy: not in `ingot --help`
 
     total, done = inspection.weights.size_bytes, 0

@@ -7,29 +7,10 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tasks.core.checkpoint_files import checkpoint_entries, matches
 from tasks.core.errors import CheckpointRefused
-
-# transformers writes named chat templates here; the only folder below a checkpoint that counts.
-TEMPLATE_FOLDER = "additional_chat_templates"
-
-# Files that decide what the model is. Their names and bytes are the checkpoint's digest, together
-# with the safetensors files in use; README, training logs and the like are free to change.
-DECIDING_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "model.safetensors.index.json",
-    "*.model",
-    "*.jinja",
-    f"{TEMPLATE_FOLDER}/*.jinja",
-)
 
 _PICKLED_WEIGHTS = (
     "pytorch_model*.bin",
@@ -79,7 +60,7 @@ class CheckpointFolder:
 
     def matching(self, *patterns: str) -> list[str]:
         """Give the names that match any of the patterns, sorted; `*` stops at a slash."""
-        return sorted(name for name in self.files if _matches(name, patterns))
+        return sorted(name for name in self.files if matches(name, patterns))
 
 
 def open_folder(path: Path) -> CheckpointFolder:
@@ -92,7 +73,7 @@ def open_folder(path: Path) -> CheckpointFolder:
     try:
         folder = path.expanduser().resolve()
         _refuse_non_folder(folder)
-        entries = sorted(folder.iterdir()) + sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))
+        entries = checkpoint_entries(folder)
     except (OSError, RuntimeError, ValueError) as problem:
         raise CheckpointRefused(
             f"{path} cannot be read: {problem}",
@@ -197,11 +178,6 @@ def _refuse_pickles(folder: CheckpointFolder) -> None:
         expected="safetensors: loading a pickle runs whatever code is in it",
         next_step=_CONVERT,
     )
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    depth = name.count("/")
-    return any(pattern.count("/") == depth and fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -1,6 +1,7 @@
 """Letting heavy steps of this process run side by side only as far as memory reaches.
 
-A weighted semaphore over forecasts. It trusts the forecasts and measures nothing.
+A weighted semaphore, and what the steps that load models should ask it for. It trusts what it is
+asked for and measures nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,26 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
+from tasks.core.memory import read_memory
+from tasks.core.records import Checkpoint, Precision
 
 GIB = 1024**3
 RESERVE_BYTES = 2 * GIB  # for the system and the flow itself
+
+# Python, transformers, torch, ONNX Runtime, the tokenizer.
+BASE_BYTES = GIB
+FP32_BYTES = 4
+LOGITS_AT_ONCE = 128  # positions whose logits are compared in one piece
+
+# Resident bytes for each byte of the model's files, upper estimates (ONNX Runtime 1.31 on x86,
+# 2026-11). FP16 weights become FP32 at load: 2.5 measured. Of a 0.5 B model the children that
+# examined it took 6.1 GB for the reference and 4.1 GB for INT4; this module says 6.8 and 4.4.
+_LOADED_PER_FILE_BYTE = {
+    Precision.FP32: 1.25,
+    Precision.FP16: 2.6,
+    Precision.INT8: 1.7,
+    Precision.INT4: 1.7,
+}
 
 
 class MemoryBudget:
@@ -43,20 +60,45 @@ class MemoryBudget:
                 self._changed.notify_all()
 
 
-def examination_bytes(*model_bytes: int) -> int:
-    """Estimate the peak memory of examining models side by side in one child.
+def examine_reference_bytes(checkpoint: Checkpoint, reference_bytes: int) -> int:
+    """Estimate the peak memory of the FP32 ONNX model and Hugging Face's in one child.
 
-    FP16 weights become FP32 when x86 loads them: measured 2.5 times the file (ONNX Runtime 1.31),
-    the others less; 1 GiB for Python, tokenizer and logits at a vocabulary of 152k.
+    Args:
+        checkpoint: its weights become FP32, while its files are still mapped.
+        reference_bytes: size of the FP32 ONNX model.
     """
-    return int(2.6 * sum(model_bytes)) + GIB
+    hugging_face = FP32_BYTES * checkpoint.parameters + checkpoint.source_bytes
+    return loaded_bytes(Precision.FP32, reference_bytes) + hugging_face + _around(checkpoint)
+
+
+def examine_variant_bytes(
+    checkpoint: Checkpoint, reference_bytes: int, precision: Precision, variant_bytes: int
+) -> int:
+    """Estimate the peak memory of a variant beside the FP32 ONNX model in one child."""
+    reference = loaded_bytes(Precision.FP32, reference_bytes)
+    return reference + loaded_bytes(precision, variant_bytes) + _around(checkpoint)
+
+
+def stage_bytes(checkpoint: Checkpoint, precision: Precision, variant_bytes: int) -> int:
+    """Estimate the peak memory of one variant in two runtimes at once."""
+    return 2 * loaded_bytes(precision, variant_bytes) + _around(checkpoint)
+
+
+def loaded_bytes(precision: Precision, model_bytes: int) -> int:
+    """Estimate what an ONNX model occupies on the CPU once it has answered."""
+    return round(_LOADED_PER_FILE_BYTE[precision] * model_bytes)
+
+
+def _around(checkpoint: Checkpoint) -> int:
+    """Estimate what is held beside weights: the libraries, and two models' logits in float64."""
+    return BASE_BYTES + 2 * checkpoint.vocabulary_size * LOGITS_AT_ONCE * 8
 
 
 _first_use = threading.Lock()
 
 
 def machine_memory() -> MemoryBudget:
-    """Give this process's one budget: what was available at first use, less a reserve."""
+    """Give this process's one budget: what it could have at first use, less a reserve."""
     # `functools.cache` runs the function twice when two threads come first at the same time.
     with _first_use:
         return _machine_memory()
@@ -64,5 +106,5 @@ def machine_memory() -> MemoryBudget:
 
 @functools.cache
 def _machine_memory() -> MemoryBudget:
-    available = psutil.virtual_memory().available
+    available = read_memory().available_bytes
     return MemoryBudget(max(available - RESERVE_BYTES, available // 2))

@@ -21,12 +21,12 @@ import psutil
 from packaging.specifiers import SpecifierSet
 
 from tasks.core.child import run_child
-from tasks.core.errors import EnvironmentUnfit, IngotError, ToolMissing
+from tasks.core.errors import EnvironmentUnfit, IngotError, ToolMissing, TransientFault
+from tasks.core.memory import Memory, read_memory
 from tasks.core.records import Environment, PackageVersion
 from tasks.core.settings import Settings
 from tasks.environment.cpu import Cpu, read_cpu
 from tasks.environment.foundry_probe import FoundryFound, FoundryProbe
-from tasks.environment.memory import Memory, read_memory
 from tasks.environment.packages import compare_packages, read_pins
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def check_environment(
 
     Raises:
         ToolMissing: it cannot be told which packages are needed.
+        TransientFault: Foundry Local was killed or did not answer in time, see `probe_foundry`.
     """
     say("reading packages")
     pins = read_pins()
@@ -162,7 +163,12 @@ def nearest_existing(path: Path) -> Path:
 
 
 def probe_foundry(*, deadline_s: float = PROBE_DEADLINE_S) -> FoundryStatus:
-    """Start the runtime in a child process on an empty temporary index."""
+    """Start the runtime in a child process on an empty temporary index.
+
+    Raises:
+        TransientFault: the child was killed or ran past its deadline, which says nothing about
+            the installation.
+    """
     with tempfile.TemporaryDirectory(prefix="ingot-check-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         try:
@@ -175,6 +181,12 @@ def probe_foundry(*, deadline_s: float = PROBE_DEADLINE_S) -> FoundryStatus:
                 # ONNX Runtime keeps a telemetry queue below the user's cache folder.
                 environment={"XDG_CACHE_HOME": str(folder / "cache")},
             )
+        except TransientFault as problem:
+            raise type(problem)(  # the log that the child's error names goes with the folder
+                f"Foundry Local could not be tried: {problem.message}",
+                next_step="run again when the machine is less busy; if it happens each time look "
+                "for out-of-memory kills, then install foundry-local-sdk again",
+            ) from problem
         except IngotError as problem:
             return FoundryStatus(None, problem.message)
     return FoundryStatus(

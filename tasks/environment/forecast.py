@@ -1,4 +1,4 @@
-"""What a build will need in memory, disk and time, told from the checkpoint's record alone.
+"""What building and examining will need, told from the checkpoint's record alone.
 
 Arithmetic on measured constants; nothing here measures or looks at the machine.
 
@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.core.budget import examine_reference_bytes, examine_variant_bytes
 from tasks.core.errors import DoesNotFit
-from tasks.core.records import Checkpoint, Environment, Forecast, Precision, Recipe
+from tasks.core.records import Checkpoint, Environment, Forecast, Precision, Recipe, Record
 
 GIB = 1024**3
 
@@ -59,6 +60,18 @@ _BITS = {Precision.INT4: 4, Precision.INT8: 8}
 _FLOAT_BYTES = {Precision.FP16: 2, Precision.FP32: 4}
 
 
+class ExaminationForecast(Record):
+    """What examining one build will need; that of the FP32 recipe holds Hugging Face's model too.
+
+    Attributes:
+        step: the step's name, such as `examine reference`.
+        peak_rss_bytes: of its child process.
+    """
+
+    step: str
+    peak_rss_bytes: int
+
+
 def forecast_build(checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
     """Forecast one build."""
     cost = _cost(recipe)
@@ -70,6 +83,19 @@ def forecast_build(checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
         peak_rss_bytes=BASE_RSS_BYTES + round(weights),
         disk_bytes=COPIES_ON_DISK * (size + FILES_BESIDE_BYTES),
         seconds=BASE_SECONDS + cost.ns * 1e-9 * checkpoint.parameters,
+    )
+
+
+def forecast_examination(checkpoint: Checkpoint, recipe: Recipe) -> ExaminationForecast:
+    """Forecast the examination of what a recipe gives."""
+    reference = variant_size_bytes(checkpoint, Recipe(precision=Precision.FP32))
+    if recipe.precision is Precision.FP32:
+        peak = examine_reference_bytes(checkpoint, reference)
+        return ExaminationForecast(step="examine reference", peak_rss_bytes=peak)
+    size = variant_size_bytes(checkpoint, recipe)
+    return ExaminationForecast(
+        step=f"examine {recipe.precision}",
+        peak_rss_bytes=examine_variant_bytes(checkpoint, reference, recipe.precision, size),
     )
 
 
@@ -87,72 +113,78 @@ def variant_size_bytes(checkpoint: Checkpoint, recipe: Recipe) -> int:
 
 
 def require_fit(
-    environment: Environment, forecasts: Sequence[Forecast], *, parallel: bool = False
+    environment: Environment,
+    forecasts: Sequence[Forecast],
+    examinations: Sequence[ExaminationForecast] = (),
 ) -> None:
-    """Refuse builds that memory or disk cannot hold.
+    """Refuse steps that memory or disk cannot hold, each on its own.
 
     Args:
         environment: the machine.
         forecasts: all builds of one release.
-        parallel: all at once instead of one after another.
+        examinations: and all examinations.
 
     Raises:
         DoesNotFit: with what is needed and what there is.
     """
-    if not forecasts:
-        return
-    largest = max(forecasts, key=lambda forecast: forecast.peak_rss_bytes)
-    peaks = sum(item.peak_rss_bytes for item in forecasts) if parallel else largest.peak_rss_bytes
+    if forecasts:
+        largest = max(forecasts, key=lambda forecast: forecast.peak_rss_bytes)
+        _require_memory(
+            environment,
+            f"building {_name(largest)}",
+            largest.peak_rss_bytes,
+            instead=f"leave {_name(largest)} out",
+        )
+        _require_disk(environment, forecasts)
+    if examinations:
+        heaviest = max(examinations, key=lambda examination: examination.peak_rss_bytes)
+        _require_memory(
+            environment,
+            heaviest.step,
+            heaviest.peak_rss_bytes,
+            instead="release a smaller model",
+        )
+
+
+def _require_memory(
+    environment: Environment, step: str, peak_rss_bytes: int, *, instead: str
+) -> None:
     usable = _usable_bytes(environment)
-    if peaks > usable:
-        what = "building all variants at once" if parallel else f"building {_name(largest)}"
-        raise DoesNotFit(
-            f"{what} needs {_gib(peaks)} of memory",
-            expected=f"at most {_gib(usable)}: what is available but for a reserve",
-            got=f"{_gib(environment.ram_available_bytes)} available of "
-            f"{_gib(environment.ram_total_bytes)}",
-            next_step="build one after another (INGOT_WORKERS=1)"
-            if parallel
-            else f"close other programs, leave {_name(largest)} out, or build on a machine with "
-            f"{_gib(peaks + _reserve_bytes(environment))} free",
-        )
+    if peak_rss_bytes <= usable:
+        return
+    free = _gib(peak_rss_bytes + _reserve_bytes(environment))
+    raise DoesNotFit(
+        f"{step} needs {_gib(peak_rss_bytes)} of memory",
+        expected=f"at most {_gib(usable)}: what is available but for a reserve",
+        got=f"{_gib(environment.ram_available_bytes)} available of "
+        f"{_gib(environment.ram_total_bytes)}",
+        next_step=f"close other programs, {instead}, or use a machine with {free} free",
+    )
+
+
+def _require_disk(environment: Environment, forecasts: Sequence[Forecast]) -> None:
     disk = sum(item.disk_bytes for item in forecasts)
-    if disk > environment.disk_free_bytes:
-        raise DoesNotFit(
-            f"building {', '.join(_name(item) for item in forecasts)} needs {_gib(disk)} of disk",
-            expected=f"at most {_gib(environment.disk_free_bytes)}, which are free",
-            got=_gib(disk),
-            next_step="free disk space, or point INGOT_HOME to a larger disk",
-        )
+    if disk <= environment.disk_free_bytes:
+        return
+    raise DoesNotFit(
+        f"building {', '.join(_name(item) for item in forecasts)} needs {_gib(disk)} of disk",
+        expected=f"at most {_gib(environment.disk_free_bytes)}, which are free",
+        got=_gib(disk),
+        next_step="free disk space, or point INGOT_HOME to a larger disk",
+    )
 
 
-def builds_side_by_side(
-    environment: Environment, forecasts: Sequence[Forecast], workers: int
-) -> int:
-    """Give how many builds may run at once, whichever they are; at least one.
-
-    Args:
-        environment: the machine.
-        forecasts: all builds of one release.
-        workers: the most that were asked for.
-    """
-    left = _usable_bytes(environment)
-    count = 0
-    for peak in sorted((item.peak_rss_bytes for item in forecasts), reverse=True)[:workers]:
-        left -= peak
-        if left < 0:
-            break
-        count += 1
-    return max(1, count)
-
-
-def in_one_line(forecasts: Sequence[Forecast]) -> str:
-    """Say what all builds need: largest memory, disk together, seconds one after another."""
+def in_one_line(
+    forecasts: Sequence[Forecast], examinations: Sequence[ExaminationForecast] = ()
+) -> str:
+    """Say what all steps need: largest memory, disk together, seconds of building in turn."""
     if not forecasts:
         return "nothing to build"
+    peaks = [item.peak_rss_bytes for item in forecasts]
+    peaks += [item.peak_rss_bytes for item in examinations]
     return (
         f"{', '.join(_name(item) for item in forecasts)}: "
-        f"at most {_gib(max(item.peak_rss_bytes for item in forecasts))} of memory, "
+        f"at most {_gib(max(peaks))} of memory, "
         f"{_gib(sum(item.disk_bytes for item in forecasts))} of disk, "
         f"about {sum(item.seconds for item in forecasts):.0f} s"
     )

@@ -13,10 +13,9 @@ from tasks.environment import check, forecast
 
 @task(name="check environment", task_run_name="check environment", **RETRYING, **UNCACHED)
 def check_environment() -> Environment:
-    """Look at the machine, the packages and the Foundry Local runtime; refuse what is unfit."""
+    """Look at the machine, the packages and the Foundry Local runtime."""
     with step("check environment") as say:
         environment = check.check_environment(Settings(), say=say)
-        check.require_fit_environment(environment)
         say(check.in_one_line(environment))
     return environment
 
@@ -25,9 +24,10 @@ def check_environment() -> Environment:
 def forecast_builds(
     environment: Environment, checkpoint: Checkpoint, recipes: list[Recipe]
 ) -> list[Forecast]:
-    """Say what each build will need, and refuse with numbers what this machine does not have."""
+    """Say what builds and examinations will need; refuse with numbers what is not there."""
     with step("forecast builds") as say:
         forecasts = [forecast.forecast_build(checkpoint, recipe) for recipe in recipes]
-        forecast.require_fit(environment, forecasts)
-        say(forecast.in_one_line(forecasts))
+        examinations = [forecast.forecast_examination(checkpoint, recipe) for recipe in recipes]
+        forecast.require_fit(environment, forecasts, examinations)
+        say(forecast.in_one_line(forecasts, examinations))
     return forecasts

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.core.checkpoint_files import require_unchanged
 from tasks.core.child import Usage, run_child
 from tasks.core.files import folder_bytes
 from tasks.core.records import Checkpoint, Recipe, Variant
@@ -18,6 +19,7 @@ from tasks.core.settings import Settings
 from tasks.core.store import Store
 from tasks.variants.build_records import BuildRequest, BuildResult, ProbeRequest, ProbeResult
 from tasks.variants.builder_options import builder_options
+from tasks.variants.genai_config import dropped_sampling
 from tasks.variants.recipes import check_recipe, recipe_slug
 from tasks.variants.toolchain import toolchain
 
@@ -30,6 +32,10 @@ PROBE_TARGET = "tasks.variants.probe:probe_variant"
 # k_quant (0.5 B, 2026-11); ten times that for a machine that others use too.
 _DEADLINE_BASE_S = 600.0
 _DEADLINE_S_PER_WEIGHT = {"default": 4e-7, "rtn": 4e-7, "k_quant": 5e-6}
+
+# FP16 weights become FP32 at load: 2.5 times the file was measured on x86 (ONNX Runtime 1.31).
+_PROBE_BYTES_PER_FILE_BYTE = 3
+_PROBE_BASE_BYTES = 2 * 1024**3
 
 
 def build_variant(
@@ -46,10 +52,11 @@ def build_variant(
     and so the same digest.
 
     Args:
-        checkpoint: admitted; its files must not have changed since.
+        checkpoint: admitted; hashed again once it is built, as a trainer may still be writing it.
         recipe: what to build.
         settings: where the store and the logs are.
-        memory_limit_bytes: resident memory at which a child is stopped.
+        memory_limit_bytes: resident memory at which the building child is stopped; the probing
+            one has a bound of its own.
         say: told in one line what is going on.
 
     Raises:
@@ -57,15 +64,19 @@ def build_variant(
         VariantUnusable: built, but incomplete, not as asked, or it does not decode.
         ToolFailed: Olive or the builder failed.
         DoesNotFit: a child outgrew its memory bound, or the disk is full.
-        TransientFault: a child was killed or ran past its deadline.
+        TransientFault: a child was killed or ran past its deadline, or the checkpoint changed.
     """
     check_recipe(recipe, checkpoint)
     builder_options(recipe)
+    if dropped := dropped_sampling(checkpoint):
+        log.warning("%s is served without %s: the runtime has none", checkpoint.name, dropped)
     store = Store(settings.store)
     with store.staging() as staged:
         model_folder = staged / "model"
         children = _Children(checkpoint, recipe, settings, memory_limit_bytes, staged, say)
         built, usage = children.build(model_folder)
+        say("checking that the checkpoint is still what was admitted")
+        require_unchanged(checkpoint)
         children.probe(model_folder)
         size_bytes = folder_bytes(model_folder)
         digest = store.publish(model_folder)
@@ -92,19 +103,8 @@ def build_variant(
     )
 
 
-def variant_is_intact(variant: Variant, settings: Settings, *, deep: bool = False) -> bool:
-    """Tell whether a variant is in the store with all its files.
-
-    Args:
-        variant: what was built once.
-        settings: where the store is.
-        deep: hash every byte again instead of comparing sizes.
-    """
-    return Store(settings.store).is_intact(variant.digest, deep=deep)
-
-
 class _Children:
-    """The two children of one build: the same bounds, log and environment for both."""
+    """The two children of one build: the same deadline, log and environment for both."""
 
     def __init__(
         self,
@@ -155,11 +155,19 @@ class _Children:
             ProbeResult,
             log=self._log,
             deadline_s=build_deadline_s(self._checkpoint, self._recipe),
-            memory_limit_bytes=self._memory_limit_bytes,
+            memory_limit_bytes=probe_limit_bytes(model_folder, self._memory_limit_bytes),
             environment=self._environment,
             on_progress=self._say,
         )
         return result
+
+
+def probe_limit_bytes(model_folder: Path, build_limit_bytes: int | None) -> int | None:
+    """Give the bound of the probing child: at least the build's, and enough to load the model."""
+    if build_limit_bytes is None:
+        return None
+    needed = _PROBE_BYTES_PER_FILE_BYTE * folder_bytes(model_folder) + _PROBE_BASE_BYTES
+    return max(build_limit_bytes, needed)
 
 
 def build_deadline_s(checkpoint: Checkpoint, recipe: Recipe) -> float:

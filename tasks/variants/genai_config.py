@@ -1,7 +1,9 @@
 """The genai_config.json that the builder writes: corrected from the checkpoint, then read back.
 
 Changes values of keys that are there and adds none, because one key that the runtime does not
-know is fatal at load ("Unknown value"). How a model decodes belongs to `probe.py`.
+know is fatal at load ("Unknown value"). Of Hugging Face's sampling defaults 0.18 knows do_sample,
+temperature, top_k, top_p and repetition_penalty; min_p and typical_p are fatal (measured, 2026-11).
+How a model decodes belongs to `probe.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ _SEARCH_DEFAULTS: dict[str, bool | int | float] = {
     "top_p": 1.0,
     "repetition_penalty": 1.0,
 }
+
+
+# Defaults that Hugging Face knows and the runtime does not, with the value that does nothing.
+_NO_PLACE = {"min_p": 0.0, "typical_p": 1.0}
 
 
 class GenaiSettings(Record):
@@ -83,6 +89,18 @@ def settings_for(checkpoint: Checkpoint) -> GenaiSettings:
         context_length=context_length,
         eos_token_id=checkpoint.eos_token_ids,
         search={**read.search, "max_length": min(context_length, MAX_LENGTH)},
+    )
+
+
+def dropped_sampling(checkpoint: Checkpoint) -> str:
+    """Name the sampling defaults of a checkpoint that the runtime cannot be given, as `key=value`.
+
+    Empty when there are none, or only such as do nothing.
+    """
+    return ", ".join(
+        f"{key}={checkpoint.sampling[key]:g}"
+        for key, neutral in _NO_PLACE.items()
+        if checkpoint.sampling.get(key, neutral) != neutral
     )
 
 
@@ -153,6 +171,7 @@ def verify_genai_config(folder: Path, checkpoint: Checkpoint) -> GenaiFacts:
             decoder["session_options"]["provider_options"],
             [],
         ),
+        **_search_pairs(whole["search"], checkpoint),
     }
     for key, (got, expected) in pairs.items():
         if got != expected:
@@ -163,6 +182,18 @@ def verify_genai_config(folder: Path, checkpoint: Checkpoint) -> GenaiFacts:
             )
     _require_tokens([*eos, model["bos_token_id"], model["pad_token_id"]], model["vocab_size"])
     return GenaiFacts(context_length=model["context_length"], eos_token_ids=eos)
+
+
+def _search_pairs(
+    search: dict[str, Any], checkpoint: Checkpoint
+) -> dict[str, tuple[object, object]]:
+    """Put what is there beside what admission read; only do_sample, no number, is read again."""
+    numbers = {
+        key: checkpoint.sampling.get(key, default) for key, default in _SEARCH_DEFAULTS.items()
+    }
+    settings = settings_for(checkpoint).search
+    expected = {**numbers, **{key: settings[key] for key in ("do_sample", "max_length")}}
+    return {f"search.{key}": (search.get(key), value) for key, value in expected.items()}
 
 
 def _require_tokens(tokens: list[Any], vocabulary_size: int) -> None:

@@ -18,7 +18,7 @@ from tasks.core.errors import ChildKilled, DoesNotFit, RecipeRefused, VariantUnu
 from tasks.core.records import Checkpoint, Precision, Recipe
 from tasks.core.settings import Settings
 from tasks.core.store import Store
-from tasks.variants.build import build_variant, variant_is_intact
+from tasks.variants.build import build_variant
 from tasks.variants.olive_config import olive_config, package_config
 from tasks.variants.recipes import REFERENCE
 from tests.tiny_models import checkpoint_record, write_tiny_checkpoint
@@ -66,7 +66,7 @@ def test_killed_build_leaves_nothing_and_the_next_gives_what_olive_gives_by_hand
     lines: list[str] = []
     variant = build_variant(checkpoint, INT8, settings=settings, say=lines.append)
     assert visible(settings) == [f"objects/{variant.digest}"]
-    assert variant_is_intact(variant, settings, deep=True)
+    assert Store(settings.store).is_intact(variant.digest, deep=True)
     assert variant.build_peak_rss_bytes > 0
     assert any("INT8" in line for line in lines)
 
@@ -77,7 +77,7 @@ def test_killed_build_leaves_nothing_and_the_next_gives_what_olive_gives_by_hand
             assert (by_hand / file.name).read_bytes() == file.read_bytes(), file.name
 
     damage(published / "model.onnx.data")
-    assert not variant_is_intact(variant, settings)
+    assert not Store(settings.store).is_intact(variant.digest)
 
 
 def run_olive_by_hand(checkpoint: Checkpoint, folder: Path) -> Path:
@@ -115,8 +115,9 @@ def test_variant_that_fails_its_probe_is_not_published(
     checkpoint: Checkpoint, settings: Settings
 ) -> None:
     poison(checkpoint.path / "model.safetensors", "model.norm.weight")
+    admitted = checkpoint_record(checkpoint.path)
     with pytest.raises(VariantUnusable, match="not finite"):
-        build_variant(checkpoint, REFERENCE, settings=settings)
+        build_variant(admitted, REFERENCE, settings=settings)
     assert visible(settings) == []
 
 

@@ -5,6 +5,7 @@ When one of these fails after an upgrade, the tool has changed: look at the rule
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -46,6 +47,16 @@ REWRITTEN = {
     "int8-rtn": (Recipe(precision=INT8, algorithm="rtn"), 0.02),
     "int8-k_quant": (Recipe(precision=INT8, algorithm="k_quant", is_symmetric=False), 0.02),
 }
+# Sampling defaults of generation_config.json that admission reads.
+SAMPLING = (
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "min_p",
+    "typical_p",
+)
 
 
 class Order(Record):
@@ -60,6 +71,7 @@ class Findings(Record):
 
     Attributes:
         embedding_bits: before and after the rewrite.
+        search_refusals: what the runtime says to a sampling default; empty where it knows it.
     """
 
     failures: dict[str, str]
@@ -67,6 +79,7 @@ class Findings(Record):
     embedding_bits: dict[str, tuple[int, int]]
     symmetric_k_quant_has_zero_points: bool
     ignored_option_block_size: int
+    search_refusals: dict[str, str]
 
 
 def find_out(order: Order) -> Findings:
@@ -95,7 +108,21 @@ def find_out(order: Order) -> Findings:
         ignored_option_block_size=read_graph(run_builder(order, "ignored", ignored))
         .matrices[0]
         .block_size,
+        search_refusals={key: search_refusal(order.folder / key, key) for key in SAMPLING},
     )
+
+
+def search_refusal(folder: Path, key: str) -> str:
+    import onnxruntime_genai as og
+
+    folder.mkdir()
+    content = {"model": {"context_length": 8}, "search": {key: key == "do_sample" or 1}}
+    (folder / "genai_config.json").write_text(json.dumps(content))
+    try:
+        og.Config(str(folder))
+    except RuntimeError as problem:
+        return str(problem)
+    return ""
 
 
 def how_it_fails(order: Order, name: str, call: BuilderOptions) -> str:
@@ -142,6 +169,14 @@ def findings(checkpoint: Path) -> Findings:
         },
     )
     return result
+
+
+def test_min_p_and_typical_p_are_fatal_to_the_runtime_and_the_others_are_not(
+    findings: Findings,
+) -> None:
+    refused = {key: text for key, text in findings.search_refusals.items() if text}
+    assert list(refused) == ["min_p", "typical_p"]
+    assert all("Unknown value" in text for text in refused.values())
 
 
 @pytest.mark.parametrize("name", list(REFUSED))

@@ -5,12 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from tasks.core import budget
-from tasks.core.budget import GIB, RESERVE_BYTES, MemoryBudget, examination_bytes, machine_memory
+from tasks.core.budget import (
+    GIB,
+    RESERVE_BYTES,
+    MemoryBudget,
+    examine_reference_bytes,
+    examine_variant_bytes,
+    machine_memory,
+    stage_bytes,
+)
+from tasks.core.memory import Memory, bounded
+from tasks.core.records import Checkpoint, Precision
 
 
 class Step:
@@ -74,20 +84,65 @@ def test_failed_step_gives_its_bytes_back() -> None:
     assert Step(memory, 100).runs()
 
 
-def test_examination_needs_more_than_the_models_weigh() -> None:
-    assert examination_bytes() == GIB
-    assert examination_bytes(GIB, GIB) == examination_bytes(2 * GIB) > 5 * GIB
+def half_billion() -> Checkpoint:
+    """Qwen2.5-0.5B's shape, for which the peaks were measured."""
+    return Checkpoint(
+        name="half",
+        path=Path("/models/half"),
+        digest="0" * 64,
+        family="qwen2",
+        architecture="Qwen2ForCausalLM",
+        parameters=494_032_768,
+        weight_dtype="BF16",
+        source_bytes=988_097_824,
+        weight_files=["model.safetensors"],
+        hidden_size=896,
+        layers=24,
+        attention_heads=14,
+        kv_heads=2,
+        head_size=64,
+        vocabulary_size=151936,
+        context_length=32768,
+        tied_embeddings=True,
+        eos_token_ids=[2],
+        chat_template_file="chat_template.jinja",
+        sampling={},
+    )
+
+
+REFERENCE_BYTES, INT4_BYTES, FP16_BYTES = 1_985_000_000, 318_000_000, 993_000_000
+
+
+def test_examination_is_forecast_above_the_measured_peak_but_not_by_far() -> None:
+    checkpoint = half_billion()
+    reference = examine_reference_bytes(checkpoint, REFERENCE_BYTES)
+    int4 = examine_variant_bytes(checkpoint, REFERENCE_BYTES, Precision.INT4, INT4_BYTES)
+    assert 6.1e9 <= reference <= 1.2 * 6.1e9
+    assert 4.1e9 <= int4 <= 1.2 * 4.1e9
+
+
+def test_fp16_counts_as_the_fp32_that_it_becomes() -> None:
+    checkpoint = half_billion()
+    fp16 = examine_variant_bytes(checkpoint, REFERENCE_BYTES, Precision.FP16, FP16_BYTES)
+    int8 = examine_variant_bytes(checkpoint, REFERENCE_BYTES, Precision.INT8, FP16_BYTES)
+    assert fp16 - int8 > 0.8 * FP16_BYTES
+
+
+def test_staged_variant_is_counted_in_both_runtimes() -> None:
+    small = stage_bytes(half_billion(), Precision.FP16, 0)
+    large = stage_bytes(half_billion(), Precision.FP16, FP16_BYTES)
+    assert large - small >= 2 * 2.5 * FP16_BYTES
 
 
 @pytest.fixture
 def available_bytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     readings = [8 * GIB]
 
-    def read() -> SimpleNamespace:
+    def read() -> Memory:
         time.sleep(0.05)
-        return SimpleNamespace(available=readings[-1])
+        return Memory(24 * GIB, readings[-1])
 
-    monkeypatch.setattr(budget.psutil, "virtual_memory", read)
+    monkeypatch.setattr(budget, "read_memory", read)
     budget._machine_memory.cache_clear()
     yield readings
     budget._machine_memory.cache_clear()
@@ -114,4 +169,14 @@ def test_small_machine_has_half_of_what_is_free(available_bytes: list[int]) -> N
     available_bytes.append(GIB)
     memory = machine_memory()
     assert Step(memory, GIB // 2).runs()
+    assert Step(memory, 1).waits()
+
+
+def test_bound_of_a_container_bounds_the_budget(available_bytes: list[int], tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text(f"{6 * GIB}\n")
+    (tmp_path / "memory.current").write_text("0\n")
+    (tmp_path / "memory.stat").write_text("anon 0\n")
+    available_bytes.append(bounded(Memory(24 * GIB, 20 * GIB), tmp_path).available_bytes)
+    memory = machine_memory()
+    assert Step(memory, 4 * GIB).runs()
     assert Step(memory, 1).waits()

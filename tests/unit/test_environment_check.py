@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from tasks.core.errors import EnvironmentUnfit, ToolMissing
+from tasks.core.errors import ChildKilled, ChildTimedOut, EnvironmentUnfit, ToolMissing
+from tasks.core.memory import Memory
 from tasks.core.records import Environment, PackageVersion
 from tasks.core.settings import Settings
 from tasks.environment import check
@@ -27,7 +28,6 @@ from tasks.environment.check import (
     require_fit_environment,
 )
 from tasks.environment.cpu import Cpu, name_features, parse_linux_cpuinfo
-from tasks.environment.memory import Memory, bounded, control_groups
 from tasks.environment.packages import compare_packages, parse_pins, read_pins
 
 GIB = 1024**3
@@ -232,32 +232,6 @@ def test_flags_of_py_cpuinfo_are_named_too() -> None:
     assert name_features(["avx512vnni", "avx2"], "amd64", "win32") == ["AVX2", "AVX512_VNNI"]
 
 
-def write_group(folder: Path, limit: str, used: int, cache: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "memory.max").write_text(f"{limit}\n")
-    (folder / "memory.current").write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cache}\n")
-
-
-def test_bound_of_a_container_counts_and_its_page_cache_does_not(tmp_path: Path) -> None:
-    write_group(tmp_path, str(4 * GIB), 3 * GIB, GIB)
-    assert bounded(Memory(24 * GIB, 20 * GIB), tmp_path) == Memory(4 * GIB, 2 * GIB)
-
-
-def test_group_without_a_bound_changes_nothing(tmp_path: Path) -> None:
-    write_group(tmp_path, "max", 3 * GIB, GIB)
-    assert bounded(GOOD.memory, tmp_path) == GOOD.memory
-    assert bounded(GOOD.memory, tmp_path / "nowhere") == GOOD.memory
-
-
-def test_groups_are_listed_outwards(tmp_path: Path) -> None:
-    membership = tmp_path / "cgroup"
-    membership.write_text("1:name=systemd:/x\n0::/a/b\n")
-    root = tmp_path / "root"
-    assert control_groups(membership, root) == [root / "a" / "b", root / "a", root]
-    assert control_groups(tmp_path / "nothing", root) == []
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -303,14 +277,21 @@ def test_runtime_that_is_absent_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     assert "Traceback" not in status.detail
 
 
-def test_runtime_that_crashes_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant_foundry(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", monkeypatch)
-    assert "killed by SIGSEGV" in probe_foundry().detail
+def test_probe_that_is_killed_says_nothing_about_the_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_foundry(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", monkeypatch)
+    with pytest.raises(ChildKilled, match=r"could not be tried.*SIGKILL") as caught:
+        check_environment(Settings(home=tmp_path / "home"))
+    assert "probe.log" not in str(caught.value)  # gone with the temporary folder
 
 
-def test_runtime_that_hangs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_that_hangs_says_nothing_about_the_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant_foundry(tmp_path, "import time; time.sleep(600)", monkeypatch)
-    assert "was stopped after" in probe_foundry(deadline_s=2.0).detail
+    with pytest.raises(ChildTimedOut, match="was stopped after"):
+        probe_foundry(deadline_s=2.0)
 
 
 def test_failing_runtime_is_a_problem_of_the_environment(

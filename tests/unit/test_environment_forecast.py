@@ -10,8 +10,9 @@ from tasks.core.errors import DoesNotFit
 from tasks.core.records import Checkpoint, Environment, Forecast, Precision, Recipe
 from tasks.environment.forecast import (
     GIB,
-    builds_side_by_side,
+    ExaminationForecast,
     forecast_build,
+    forecast_examination,
     in_one_line,
     require_fit,
     variant_size_bytes,
@@ -198,12 +199,26 @@ def test_reserve_is_left_to_the_rest_of_the_machine() -> None:
         require_fit(machine(available_gib=11.1), build)
 
 
-def test_builds_at_once_are_refused_by_their_sum() -> None:
-    builds = [forecast(INT4, peak_gib=8), forecast(INT8, peak_gib=9)]
-    require_fit(machine(available_gib=12), builds)
-    with pytest.raises(DoesNotFit, match=r"all variants at once needs 17\.0 GiB") as caught:
-        require_fit(machine(available_gib=12), builds, parallel=True)
-    assert "INGOT_WORKERS=1" in caught.value.next_step
+def test_examination_of_the_reference_is_forecast_above_every_other_step() -> None:
+    """What took most memory of all of the 0.5 B release: 6.1 GB, and 4.1 GB for INT4."""
+    checkpoint = half_billion()
+    recipes = [Recipe(precision=precision) for precision in (Precision.FP32, INT4, INT8, FP16)]
+    found = {one.step: one for one in (forecast_examination(checkpoint, r) for r in recipes)}
+    assert list(found) == ["examine reference", "examine int4", "examine int8", "examine fp16"]
+    assert 6.1e9 <= found["examine reference"].peak_rss_bytes <= 7.3e9
+    assert 4.1e9 <= found["examine int4"].peak_rss_bytes <= 4.9e9
+    builds = [forecast_build(checkpoint, recipe).peak_rss_bytes for recipe in recipes]
+    assert found["examine reference"].peak_rss_bytes > max(builds)
+
+
+def test_examination_that_cannot_fit_is_refused_with_its_name_and_numbers() -> None:
+    builds = [forecast(INT4, peak_gib=4)]
+    reference = ExaminationForecast(step="examine reference", peak_rss_bytes=12 * GIB)
+    variant = ExaminationForecast(step="examine int4", peak_rss_bytes=8 * GIB)
+    require_fit(machine(available_gib=14), builds, [variant, reference])
+    with pytest.raises(DoesNotFit, match=r"examine reference needs 12\.0 GiB of memory") as caught:
+        require_fit(machine(available_gib=12.5), builds, [variant, reference])
+    assert "12.5 GiB available of 24.0 GiB" in caught.value.got
 
 
 def test_sum_of_the_disk_is_refused_with_numbers() -> None:
@@ -214,23 +229,12 @@ def test_sum_of_the_disk_is_refused_with_numbers() -> None:
     assert "INGOT_HOME" in caught.value.next_step
 
 
-@pytest.mark.parametrize(
-    ("available_gib", "workers", "expected"),
-    [(40, 3, 3), (40, 2, 2), (40, 1, 1), (13, 3, 1), (18, 3, 2), (1, 3, 1)],
-)
-def test_as_many_builds_run_at_once_as_memory_holds(
-    available_gib: float, workers: int, expected: int
-) -> None:
-    builds = [
-        forecast(INT4, peak_gib=6),
-        forecast(INT8, peak_gib=10),
-        forecast(FP16, peak_gib=3),
-    ]
-    found = builds_side_by_side(machine(available_gib=available_gib), builds, workers)
-    assert found == expected
-
-
 def test_one_line_says_memory_disk_and_time() -> None:
     line = in_one_line([forecast(INT4, peak_gib=4), forecast(INT8, peak_gib=6)])
     assert line == "INT4, INT8: at most 6.0 GiB of memory, 2.0 GiB of disk, about 20 s"
     assert in_one_line([]) == "nothing to build"
+
+
+def test_one_line_says_the_memory_of_examining_where_that_is_more() -> None:
+    examination = ExaminationForecast(step="examine reference", peak_rss_bytes=7 * GIB)
+    assert "at most 7.0 GiB of memory" in in_one_line([forecast(INT4, peak_gib=4)], [examination])

@@ -13,6 +13,7 @@ from tasks.core.records import Checkpoint
 from tasks.variants.genai_config import (
     GenaiSettings,
     adjust_genai_config,
+    dropped_sampling,
     read_settings,
     settings_for,
     verify_genai_config,
@@ -47,7 +48,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
         tied_embeddings=True,
         eos_token_ids=[2, 0],
         chat_template_file="chat_template.jinja",
-        sampling={},
+        sampling={"top_p": 0.8, "repetition_penalty": 1.05},
     )
 
 
@@ -176,6 +177,12 @@ def test_graph_with_a_shorter_context_is_unusable(built: Path, checkpoint: Check
         ("decoder", "num_key_value_heads", 4),
         ("decoder", "head_size", 32),
         ("decoder", "hidden_size", 128),
+        ("search", "do_sample", False),
+        ("search", "temperature", 0.5),
+        ("search", "top_k", 0),
+        ("search", "top_p", 1.0),
+        ("search", "repetition_penalty", 1.0),
+        ("search", "max_length", 256),
     ],
 )
 def test_contradiction_makes_it_unusable(
@@ -183,11 +190,30 @@ def test_contradiction_makes_it_unusable(
 ) -> None:
     adjust_genai_config(built, settings_for(checkpoint))
     content = read(built)
-    target = content["model"] if part == "model" else content["model"]["decoder"]
+    target = content["model"]["decoder"] if part == "decoder" else content[part]
     target[key] = value
     write(built, content)
     with pytest.raises(VariantUnusable, match=key):
         verify_genai_config(built, checkpoint)
+
+
+def test_sampling_default_that_admission_did_not_read_makes_it_unusable(
+    built: Path, checkpoint: Checkpoint
+) -> None:
+    admitted = checkpoint.model_copy(update={"sampling": {"top_p": 0.7}})
+    adjust_genai_config(built, settings_for(admitted))
+    with pytest.raises(VariantUnusable, match=r"search\.top_p contradicts"):
+        verify_genai_config(built, admitted)
+
+
+def test_sampling_defaults_without_a_place_in_the_runtime_are_named(
+    checkpoint: Checkpoint,
+) -> None:
+    def dropped(**sampling: float) -> str:
+        return dropped_sampling(checkpoint.model_copy(update={"sampling": sampling}))
+
+    assert dropped(min_p=0.05, typical_p=0.9, top_p=0.8) == "min_p=0.05, typical_p=0.9"
+    assert dropped(min_p=0.0, typical_p=1.0, top_p=0.8) == ""
 
 
 def test_provider_options_left_in_make_it_unusable(built: Path, checkpoint: Checkpoint) -> None:
