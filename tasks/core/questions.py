@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from tasks.core.errors import QuestionsRefused
-from tasks.core.records import Expectation, Message, Question
+from tasks.core.records import Expectation, Message, Question, QuestionFile
 
 _NEXT_STEP = (
     'write one JSON object a line: {"id", "category", "messages": [{"role", "content"}], '
@@ -54,6 +54,23 @@ def load_questions(path: Path) -> list[Question]:
     if not questions:
         raise QuestionsRefused(
             f"{path} holds no question", expected="at least one", got="none", next_step=_NEXT_STEP
+        )
+    return questions
+
+
+def load_question_file(file: QuestionFile) -> list[Question]:
+    """Read the questions again that the release began with.
+
+    Raises:
+        QuestionsRefused: they are not those any more, or `load_questions` refuses them.
+    """
+    questions = load_questions(file.path)
+    if (digest := questions_digest(questions)) != file.digest:
+        raise QuestionsRefused(
+            f"the question file {file.path} changed while the release ran",
+            expected=f"the {file.count} questions of digest {file.digest[:12]}",
+            got=f"{len(questions)} questions of digest {digest[:12]}",
+            next_step="run the release again, and leave the file alone until it ends",
         )
     return questions
 

@@ -1,6 +1,7 @@
 """Intervals: shares, paired differences, ratios over clustered and over timed observations.
 
 Numbers in, numbers out; what they were measured on is not known here. All intervals are two-sided.
+A bootstrap has no interval below two clusters: drawing the same one again shows no spread at all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 Interval = tuple[float, float]
 
 LEVEL = 0.95
+LEAST_CLUSTERS = 2
 _BOOTSTRAP_CELLS = 4_000_000  # resampling weights held at once: 32 MB
 
 
@@ -72,7 +74,7 @@ def cluster_ratio(
     samples: int,
     seed: int,
     level: float = LEVEL,
-) -> Interval:
+) -> Interval | None:
     """Bootstrap sum(numerators) / sum(denominators) over clusters, such as questions.
 
     Tokens of one answer are not independent: taking them so made intervals 1.6 to 2.2 times too
@@ -84,8 +86,13 @@ def cluster_ratio(
         samples: resamples.
         seed: of the resampling.
         level: coverage.
+
+    Returns:
+        The interval, or None below two clusters.
     """
     table = np.stack([np.asarray(numerators, float), np.asarray(denominators, float)], axis=1)
+    if len(table) < LEAST_CLUSTERS:
+        return None
     drawn = _weighted_sums(table, samples, np.random.default_rng(seed))
     return _percentiles(drawn[:, 0] / drawn[:, 1], level)
 
@@ -98,7 +105,7 @@ def cluster_quantile(
     samples: int,
     seed: int,
     level: float = LEVEL,
-) -> Interval:
+) -> Interval | None:
     """Bootstrap a quantile of values that come in clusters, drawing whole clusters.
 
     Args:
@@ -108,11 +115,16 @@ def cluster_quantile(
         samples: resamples.
         seed: of the resampling.
         level: coverage.
+
+    Returns:
+        The interval, or None below two clusters.
     """
     order = np.argsort(np.asarray(values, float))
     ascending = np.asarray(values, float)[order]
     owners = np.asarray(clusters)[order]
     count = int(owners.max()) + 1
+    if count < LEAST_CLUSTERS:
+        return None
     rng = np.random.default_rng(seed)
     drawn = np.empty(samples)
     for sample in range(samples):
@@ -123,7 +135,7 @@ def cluster_quantile(
 
 def nested_median(
     groups: Sequence[ArrayLike], *, samples: int, seed: int, level: float = LEVEL
-) -> tuple[float, Interval]:
+) -> tuple[float, Interval | None]:
     """Give the median of timings, bootstrapped over launches, then over rounds in a launch.
 
     Rounds of one launch share its luck (memory layout, clock, neighbours): within one launch the
@@ -136,9 +148,12 @@ def nested_median(
         level: coverage.
 
     Returns:
-        The median over all observations, and its interval.
+        The median over all observations, and its interval, or None below two launches.
     """
     launches = [np.asarray(group, float) for group in groups]
+    median = float(np.median(np.concatenate(launches)))
+    if len(launches) < LEAST_CLUSTERS:
+        return median, None
     sizes = np.asarray([len(launch) for launch in launches])
     table = np.full((len(launches), sizes.max()), np.nan)
     for row, launch in zip(table, launches, strict=True):
@@ -150,7 +165,7 @@ def nested_median(
     # A shorter launch gives as many draws as it has rounds, not as the longest one has.
     drawn[np.arange(sizes.max()) >= sizes[picked, None]] = np.nan
     medians = np.nanmedian(drawn.reshape(samples, -1), axis=1)
-    return float(np.median(np.concatenate(launches))), _percentiles(medians, level)
+    return median, _percentiles(medians, level)
 
 
 def widest(*intervals: Interval) -> Interval:

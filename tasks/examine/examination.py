@@ -6,6 +6,7 @@ because the flow imports it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from tasks.core.errors import VariantUnusable
 from tasks.core.records import Cost, Question, Record, Variant
 from tasks.core.settings import Settings
 from tasks.core.store import Store
+from tasks.examine.protocol import Protocol, ideal_text
 
 Found = TypeVar("Found", bound=Record)
 Say = Callable[[str], None]
@@ -27,7 +29,8 @@ Say = Callable[[str], None]
 _PREFILL_WEIGHTS_PER_S = 7e9
 _DECODE_WEIGHTS_PER_S = 1e9
 _START_S = 300.0
-_CHARACTERS_PER_TOKEN = 2.0  # low, so that the number of tokens comes out high
+_TEMPLATE_TOKENS = 64  # of the chat template, in each prompt
+_BYTES_PER_TOKEN = 2.0  # low, so that the number of tokens comes out high
 
 
 class FramesRequest(Record):
@@ -68,7 +71,7 @@ def examine_in_child(
             found,
             log=settings.logs / log_name,
             deadline_s=deadline_s,
-            environment={"OMP_NUM_THREADS": str(physical_cores())},
+            environment={"OMP_NUM_THREADS": str(usable_cores())},
             on_progress=say,
         )
         cost = Cost(seconds=usage.seconds, cpu_s=usage.cpu_s, peak_rss_bytes=usage.peak_rss_bytes)
@@ -79,35 +82,57 @@ def intact_folder(variant: Variant, store: Store) -> Path:
     """Give a variant's folder after hashing every byte: published results were once swapped.
 
     Raises:
-        VariantUnusable: it is gone, or not what was built.
+        VariantUnusable: it is gone, or not what was built; it is not in the store any more.
     """
     if not store.is_intact(variant.digest, deep=True):
+        # A cache hit compares sizes only: with the object in place it would never be built anew.
+        store.discard(variant.digest)
         raise VariantUnusable(
-            f"the {variant.precision} variant in the store is not what was built",
+            f"the {variant.precision} variant in the store is not what was built; it was removed",
             expected=f"content {variant.digest[:12]} in {store.path(variant.digest)}",
             got="missing or changed files",
-            next_step="run the release again: a damaged variant is built anew",
+            next_step="run the release again: the variant is built anew",
         )
     return store.path(variant.digest)
 
 
-def physical_cores() -> int:
-    """Give the number of physical cores, which is what ONNX Runtime uses best."""
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+def usable_cores() -> int:
+    """Give the number of physical cores, but no more than this process may run on.
+
+    More threads than that wait for each other; the affinity is that of containers and taskset,
+    and is known on Linux only.
+    """
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if not hasattr(os, "sched_getaffinity"):
+        return physical
+    return min(physical, len(os.sched_getaffinity(0)))
 
 
-def deadline_s(parameters: int, questions: Sequence[Question], answer_tokens: int) -> float:
+def deadline_s(
+    parameters: int, questions: Sequence[Question], protocol: Protocol, *, passes: int
+) -> float:
     """Give the seconds after which a child that asks these questions must be hanging.
 
     Args:
         parameters: weights of the model.
         questions: all that are asked.
-        answer_tokens: tokens that one answer may have.
+        protocol: for the tokens that each answer may have.
+        passes: how often prompts and answers go through a model of that size.
     """
-    characters = sum(len(message.content) for asked in questions for message in asked.messages)
-    prompt_tokens = characters / _CHARACTERS_PER_TOKEN + 64 * len(questions)
-    return (
-        _START_S
-        + parameters * prompt_tokens / _PREFILL_WEIGHTS_PER_S
-        + parameters * answer_tokens * len(questions) / _DECODE_WEIGHTS_PER_S
+    prompts = (message.content for asked in questions for message in asked.messages)
+    prompt_tokens = sum(map(_most_tokens, prompts)) + _TEMPLATE_TOKENS * len(questions)
+    answer_tokens = sum(_answer_limit(asked, protocol) for asked in questions)
+    once_s = (
+        parameters * prompt_tokens / _PREFILL_WEIGHTS_PER_S
+        + parameters * answer_tokens / _DECODE_WEIGHTS_PER_S
     )
+    return _START_S + passes * once_s
+
+
+def _answer_limit(question: Question, protocol: Protocol) -> int:
+    text = ideal_text(question)
+    return protocol.answer_limit(None if text is None else _most_tokens(text))
+
+
+def _most_tokens(text: str) -> int:
+    return math.ceil(len(text.encode()) / _BYTES_PER_TOKEN)

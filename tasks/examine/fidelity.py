@@ -23,7 +23,7 @@ from tasks.core.statistics import (
 )
 from tasks.examine.divergence import TokenDistances, distances
 from tasks.examine.generation import Engine
-from tasks.examine.metrics import Metrics, not_measured
+from tasks.examine.metrics import Metrics, not_measured, with_interval
 from tasks.examine.protocol import Protocol
 from tasks.examine.sequences import Forced
 
@@ -95,19 +95,20 @@ def fidelity_metrics(rows: pd.DataFrame, protocol: Protocol) -> Metrics:
 
 def mean_kld(rows: pd.DataFrame, protocol: Protocol) -> Measurement:
     """Give the mean KL divergence over tokens with its interval over questions."""
-    return Measurement(
-        value=float(rows["kld"].mean()),
-        ci95=_over_questions(rows, "kld", protocol),
+    return with_interval(
+        float(rows["kld"].mean()),
+        _over_questions(rows, "kld", protocol),
         n=len(rows),
         unit="nat",
         method=f"mean over {_TOKENS}; {_CLUSTERS}",
+        clusters="question",
     )
 
 
 def _kld_quantile(rows: pd.DataFrame, quantile: float, protocol: Protocol) -> Measurement:
-    return Measurement(
-        value=float(rows["kld"].quantile(quantile)),
-        ci95=cluster_quantile(
+    return with_interval(
+        float(rows["kld"].quantile(quantile)),
+        cluster_quantile(
             rows["kld"].to_numpy(),
             pd.factorize(rows["question_id"])[0],
             quantile,
@@ -117,6 +118,7 @@ def _kld_quantile(rows: pd.DataFrame, quantile: float, protocol: Protocol) -> Me
         n=len(rows),
         unit="nat",
         method=f"quantile {quantile} over {_TOKENS}; {_CLUSTERS}",
+        clusters="question",
     )
 
 
@@ -125,25 +127,29 @@ def _agreement(rows: pd.DataFrame, which: str, protocol: Protocol) -> Measuremen
         return not_measured(f"there are no {which}")
     agreed = int(rows["same_top"].sum())
     # Where every token agrees the bootstrap knows no spread; Wilson's interval does.
-    return Measurement(
-        value=agreed / len(rows),
-        ci95=widest(_over_questions(rows, "same_top", protocol), wilson(agreed, len(rows))),
+    drawn = _over_questions(rows, "same_top", protocol)
+    return with_interval(
+        agreed / len(rows),
+        drawn and widest(drawn, wilson(agreed, len(rows))),
         n=len(rows),
         method=f"same most likely token, {which}; the wider of {_CLUSTERS} and Wilson over tokens",
+        clusters="question",
     )
 
 
 def _perplexity_ratio(rows: pd.DataFrame, protocol: Protocol) -> Measurement:
     change = rows.assign(change=rows["nll_variant"] - rows["nll_reference"])
-    return Measurement(
-        value=math.exp(float(change["change"].mean())),
-        ci95=mapped(_over_questions(change, "change", protocol), math.exp),
+    drawn = _over_questions(change, "change", protocol)
+    return with_interval(
+        math.exp(float(change["change"].mean())),
+        drawn and mapped(drawn, math.exp),
         n=len(rows),
         method=f"exp of the mean difference of -ln p, {_TOKENS}; {_CLUSTERS}",
+        clusters="question",
     )
 
 
-def _over_questions(rows: pd.DataFrame, column: str, protocol: Protocol) -> Interval:
+def _over_questions(rows: pd.DataFrame, column: str, protocol: Protocol) -> Interval | None:
     sums = rows.groupby("question_id", sort=False)[column].agg(["sum", "size"])
     return cluster_ratio(
         sums["sum"].to_numpy(float),

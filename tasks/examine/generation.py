@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tasks.core.errors import VariantUnusable
 from tasks.core.records import Message
+from tasks.examine.out_of_memory import lack_of_memory_named
 
 Logits = NDArray[np.float32]
 
@@ -46,6 +47,8 @@ class Engine:
     Args:
         folder: holds genai_config.json, the graph and the tokenizer.
         threads: intra-op threads; None keeps what the folder says.
+
+    Every method that computes raises DoesNotFit where memory runs out.
 
     Raises:
         VariantUnusable: the folder cannot be loaded.
@@ -203,9 +206,15 @@ def _pieces(tokens: Sequence[int], size: int) -> Iterator[NDArray[np.int32]]:
 
 @contextmanager
 def _engine_words(doing: str) -> Iterator[None]:
-    """Turn the engine's errors, which are bare RuntimeErrors, into one of ours."""
+    """Turn the engine's errors, which are bare RuntimeErrors, into ours.
+
+    Raises:
+        DoesNotFit: it ran out of memory, which says nothing about the variant.
+        VariantUnusable: anything else.
+    """
     try:
-        yield
+        with lack_of_memory_named(doing):
+            yield
     except RuntimeError as problem:
         words = " ".join(str(problem).split())
         raise VariantUnusable(

@@ -6,7 +6,7 @@ Runs in child processes only: importing transformers takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from tasks.core.records import Message
+from tasks.examine.out_of_memory import lack_of_memory_named
 from tasks.examine.template import TemplateRefusal
 
 
@@ -63,28 +64,38 @@ class CheckpointTokenizer:
 
 
 def hugging_face_logits(
-    checkpoint: Path, sequences: Sequence[tuple[Sequence[int], int]]
-) -> list[NDArray[np.float32]]:
-    """Give the FP32 logits of the checkpoint itself for teacher-forced sequences.
+    checkpoint: Path, sequences: Iterable[tuple[Sequence[int], int]]
+) -> Iterator[NDArray[np.float32]]:
+    """Give the FP32 logits of the checkpoint itself for teacher-forced sequences, one at a time.
 
-    The model is loaded for the call and released at its end.
+    The model is loaded when the first are asked for and released after the last.
 
     Args:
         checkpoint: Hugging Face folder.
         sequences: token ids, and the first position whose logits are wanted.
 
-    Returns:
-        For each sequence an array of shape (positions, vocabulary).
+    Yields:
+        For each sequence an array of shape (positions, vocabulary) that owns its memory: 64
+        answers of 64 tokens are 2.5 GB at a vocabulary of 152k, and a slice of the whole
+        prompt's logits would keep those of the prompt too.
+
+    Raises:
+        DoesNotFit: memory ran out.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    )
+    with lack_of_memory_named("cannot load the checkpoint with transformers"):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
     model.eval()
-    with torch.inference_mode():
-        return [
-            model(torch.tensor([list(tokens)])).logits[0, start:].numpy()
-            for tokens, start in sequences
-        ]
+    for tokens, start in sequences:
+        wanted = len(tokens) - start
+        # Not around the loop: the mode would hold for whoever consumes what is yielded.
+        with torch.inference_mode(), lack_of_memory_named("a pass of transformers failed"):
+            asked = torch.tensor([list(tokens)])
+            found = model(asked, use_cache=False, logits_to_keep=wanted).logits
+            logits: NDArray[np.float32] = found[0, -wanted:].numpy().copy()
+            del found
+        yield logits

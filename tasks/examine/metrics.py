@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tasks.core.records import Measurement
-from tasks.core.statistics import paired_difference, wilson
+from tasks.core.statistics import Interval, paired_difference, wilson
 
 Metrics = dict[str, Measurement]
 
@@ -65,6 +65,34 @@ def paired_ratio(before: ArrayLike, after: ArrayLike, method: str) -> Measuremen
         n=len(first),
         method=f"{method}; from the paired Bonett-Price interval over the reference's share",
     )
+
+
+def with_interval(
+    value: float,
+    interval: Interval | None,
+    *,
+    n: int,
+    method: str,
+    clusters: str,
+    unit: str = "1",
+) -> Measurement:
+    """Give an estimate with its bootstrapped interval, or no value where there is none.
+
+    A value alone would be taken for an exact count.
+
+    Args:
+        value: the estimate.
+        interval: None below two clusters.
+        n: observations.
+        method: how it was measured and how the interval was made.
+        clusters: what the bootstrap draws, in the singular, such as `question`.
+        unit: of the value.
+    """
+    if interval is None:
+        return Measurement(
+            value=None, n=n, unit=unit, method=f"one {clusters} gives no interval; {method}"
+        )
+    return Measurement(value=value, ci95=interval, n=n, unit=unit, method=method)
 
 
 def not_measured(reason: str, *, n: int = 0) -> Measurement:

@@ -6,6 +6,7 @@ Knows counts, limits and seeds; how they are used is the examination's matter.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Self
 
@@ -14,7 +15,7 @@ from pydantic import Field
 from tasks.core.records import Question, Record
 
 # Raise it when an examination changes what it measures: cached evidence is then made again.
-REVISION = 1
+REVISION = 2
 
 
 class TimingPlan(Record):
@@ -22,15 +23,15 @@ class TimingPlan(Record):
 
     Attributes:
         launches, rounds: at most; at least `least_launches` and `least_rounds` are done even when
-            the time is spent.
+            the time is spent. One launch alone gives no interval.
         budget_s: seconds after which no further round is begun.
     """
 
     prompt_tokens: int = Field(default=128, ge=1)
     new_tokens: int = Field(default=32, ge=2)
-    launches: int = Field(default=3, ge=1)
+    launches: int = Field(default=3, ge=2)
     rounds: int = Field(default=20, ge=1)
-    least_launches: int = Field(default=2, ge=1)
+    least_launches: int = Field(default=2, ge=2)
     least_rounds: int = Field(default=3, ge=1)
     warmups: int = Field(default=2, ge=0)
     budget_s: float = Field(default=120.0, gt=0)
@@ -59,7 +60,7 @@ class Protocol(Record):
     revision: int = REVISION
     max_questions: int = Field(default=1000, ge=1)
     kld_max_questions: int = Field(default=400, ge=2)
-    control_max_questions: int = Field(default=64, ge=1)
+    control_max_questions: int = Field(default=64, ge=2)
     control_max_tokens: int = Field(default=64, ge=1)
     decode_max_questions: int = Field(default=8, ge=2)
     decode_max_tokens: int = Field(default=64, ge=2)
@@ -85,6 +86,18 @@ class Protocol(Record):
         if ideal_tokens is None:
             return self.answer_default_tokens
         return int(self.answer_factor * ideal_tokens) + self.answer_margin_tokens
+
+
+def ideal_text(question: Question) -> str | None:
+    """Give a right answer to a question, or None where none is known."""
+    if question.answer is not None:
+        return question.answer
+    expectation = question.expectation
+    if expectation.kind == "exact":
+        return str(expectation.value)
+    if expectation.kind == "json":
+        return json.dumps(expectation.value, ensure_ascii=False)
+    return None
 
 
 def sample_questions(questions: Sequence[Question], count: int, seed: int) -> list[Question]:

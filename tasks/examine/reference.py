@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.core.records import Checkpoint, Evidence, Question, Variant
+from tasks.core.questions import questions_digest
+from tasks.core.records import Checkpoint, Digest, Evidence, Question, Variant
 from tasks.core.settings import Settings
 from tasks.core.store import Store
 from tasks.examine.examination import (
@@ -20,6 +21,11 @@ from tasks.examine.examination import (
 )
 from tasks.examine.protocol import Protocol, sample_questions
 
+_PASSES = 2  # answers, and a part of them again in the control
+
+# In the frames, beside the answers: the digest of the questions that were answered.
+QUESTIONS_FILE = "questions.sha256"
+
 
 class ReferenceRequest(FramesRequest):
     """What the child needs to examine the reference."""
@@ -28,6 +34,7 @@ class ReferenceRequest(FramesRequest):
     reference: Variant
     folder: Path
     questions: list[Question]
+    questions_digest: Digest
     protocol: Protocol
 
 
@@ -42,7 +49,8 @@ def examine_reference(
 ) -> Evidence:
     """Measure how far the FP32 ONNX model is from Hugging Face, and collect its answers.
 
-    The frames hold `answers.parquet`, the yardstick of all variants, and `control.parquet`.
+    The frames hold `answers.parquet`, the yardstick of all variants, `control.parquet`, and which
+    questions were answered.
 
     Raises:
         VariantUnusable: the reference does not load, decode, or is not what was built.
@@ -58,11 +66,12 @@ def examine_reference(
             reference=reference,
             folder=folder,
             questions=asked,
+            questions_digest=questions_digest(asked),
             protocol=protocol,
         ),
         Evidence,
         log_name=f"examine-reference-{reference.digest[:12]}.log",
-        deadline_s=deadline_s(checkpoint.parameters, asked, protocol.answer_default_tokens),
+        deadline_s=deadline_s(checkpoint.parameters, asked, protocol, passes=_PASSES),
         settings=settings,
         say=say,
     )

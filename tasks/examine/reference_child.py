@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import pandas as pd
 
 from tasks.core.progress import report_progress
-from tasks.core.records import Evidence
+from tasks.core.records import Evidence, Measurement
 from tasks.examine.answers import answer_questions, answers_frame, reference_metrics
 from tasks.examine.divergence import distances
 from tasks.examine.fidelity import mean_kld, token_frame
 from tasks.examine.generation import Engine
 from tasks.examine.hugging_face import CheckpointTokenizer, hugging_face_logits
-from tasks.examine.protocol import sample_questions
-from tasks.examine.reference import ReferenceRequest
+from tasks.examine.protocol import Protocol, sample_questions
+from tasks.examine.reference import QUESTIONS_FILE, ReferenceRequest
 from tasks.examine.sequences import Forced, answer_limits, forced_sequences
 
 
@@ -31,6 +31,7 @@ def examine(request: ReferenceRequest) -> Evidence:
     answers = answer_questions(engine, request.questions, limits, report_progress)
     rows = answers_frame(request.questions, answers)
     rows.to_parquet(request.frames / "answers.parquet")
+    (request.frames / QUESTIONS_FILE).write_text(request.questions_digest, encoding="ascii")
 
     report_progress("comparing the reference with Hugging Face")
     control = forced_sequences(
@@ -41,37 +42,49 @@ def examine(request: ReferenceRequest) -> Evidence:
     )
     tokens = _control(request, engine, [one.cut(protocol.control_max_tokens) for one in control])
     tokens.to_parquet(request.frames / "control.parquet")
-    kld = mean_kld(tokens, protocol)
     return Evidence(
         suite="reference",
         subject=request.reference.digest,
         metrics={
-            "reference.kld_mean": kld.model_copy(
-                update={"method": f"FP32 ONNX against Hugging Face FP32, {kld.method}"}
-            ),
+            "reference.kld_mean": control_metric(tokens, len(request.questions), protocol),
             **reference_metrics(rows),
         },
         notes=_notes(rows),
     )
 
 
+def control_metric(tokens: pd.DataFrame, asked: int, protocol: Protocol) -> Measurement:
+    """Give the divergence of the control, and say how much of the questions it was measured on.
+
+    Args:
+        tokens: a row a compared token.
+        asked: questions that the reference answered.
+        protocol: says how many of them are compared, and how many tokens of each.
+    """
+    kld = mean_kld(tokens, protocol)
+    compared = tokens["question_id"].nunique()
+    how = (
+        f"FP32 ONNX against Hugging Face FP32; {compared} of {asked} questions sampled, at most "
+        f"{protocol.control_max_tokens} tokens of each, {len(tokens)} in all; {kld.method}"
+    )
+    return kld.model_copy(update={"method": how})
+
+
 def _control(
     request: ReferenceRequest, engine: Engine, sequences: Sequence[Forced]
 ) -> pd.DataFrame:
-    wanted = [(forced.tokens, forced.start) for forced in sequences]
-    truth = hugging_face_logits(request.checkpoint.path, wanted)
-    return pd.concat(
-        [
-            token_frame(
-                forced,
-                distances(
-                    [logits], engine.logits(forced.tokens, start=forced.start), forced.next_tokens
-                ),
-            )
-            for forced, logits in zip(sequences, truth, strict=True)
-        ],
-        ignore_index=True,
+    """Compare question by question; both FP32 models are in memory here, and nowhere else."""
+    truth = hugging_face_logits(
+        request.checkpoint.path, ((forced.tokens, forced.start) for forced in sequences)
     )
+    frames = []
+    for number, (forced, logits) in enumerate(zip(sequences, truth, strict=True), start=1):
+        found = distances(
+            [logits], engine.logits(forced.tokens, start=forced.start), forced.next_tokens
+        )
+        frames.append(token_frame(forced, found))
+        report_progress(f"comparing the reference with Hugging Face {number}/{len(sequences)}")
+    return pd.concat(frames, ignore_index=True)
 
 
 def _notes(rows: pd.DataFrame) -> list[str]:

@@ -5,7 +5,6 @@ Built with the checkpoint's own tokenizer, so that every model sees the same ids
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.records import Question
-from tasks.examine.protocol import Protocol
+from tasks.examine.protocol import Protocol, ideal_text
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from tasks.examine.hugging_face import CheckpointTokenizer
@@ -92,9 +91,5 @@ def answer_limits(
 
 
 def _ideal_tokens(question: Question, tokenizer: CheckpointTokenizer) -> int | None:
-    text, expectation = question.answer, question.expectation
-    if text is None and expectation.kind == "exact":
-        text = expectation.value
-    if text is None and expectation.kind == "json":
-        text = json.dumps(expectation.value, ensure_ascii=False)
+    text = ideal_text(question)
     return None if text is None else len(tokenizer.encode(text))

@@ -16,6 +16,7 @@ from tasks.examine.protocol import Protocol, TimingPlan
 
 _SLOWEST_BYTES_PER_S = 1e8  # of weights read a token; memory reads 1e10
 _START_S = 60.0
+_FAIR_WITHIN = 0.05
 
 
 class TimedVariant(Record):
@@ -42,6 +43,23 @@ class SpeedEvidence(Record):
     def objects(self) -> list[str]:
         """The raw rows."""
         return sorted({name for part in self.evidence for name in part.objects()})
+
+    def is_settled(self) -> bool:
+        """Only when all was measured on a fair clock; another hour may give a better one.
+
+        The same weights against themselves are as fast as themselves: a ratio whose interval lies
+        wholly beyond 1 +- 0.05 says that the machine was busy.
+        """
+        return all(part.is_settled() and _is_fair(part) for part in self.evidence)
+
+
+def _is_fair(part: Evidence) -> bool:
+    """Tell whether an interval of the A/A ratio, if there is one, reaches into 1 +- 0.05."""
+    control = part.metrics.get("speed.aa_ratio")
+    if control is None or control.ci95 is None:
+        return True  # what has no value is unsettled anyway
+    low, high = control.ci95
+    return low <= 1 + _FAIR_WITHIN and high >= 1 - _FAIR_WITHIN
 
 
 def measure_speed(

@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 import pandas as pd
 import psutil
 
-from tasks.core.errors import ChildKilled, VariantUnusable
+from tasks.core.errors import ChildKilled, DoesNotFit, VariantUnusable
 from tasks.core.progress import report_progress
 from tasks.examine.protocol import TimingPlan
 from tasks.examine.speed import SpeedEvidence, SpeedRequest, TimedVariant
 from tasks.examine.speed_metrics import CONTROL, speed_evidence
+from tasks.examine.timing_worker import OUT_OF_MEMORY
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -85,6 +86,11 @@ class Worker:
             raise ChildKilled(
                 f"the timing worker of {self.lane.variant.precision} was killed by signal {-code}",
                 next_step="free memory and run again",
+            )
+        if code == OUT_OF_MEMORY:
+            raise DoesNotFit(
+                f"the timing worker of {self.lane.variant.precision} ran out of memory",
+                next_step="free memory, or take a machine with more, then run it again",
             )
         raise VariantUnusable(
             f"the timing worker of {self.lane.variant.precision} ended with code {code}",

@@ -12,8 +12,8 @@ import pandas as pd
 import psutil
 
 from tasks.core.records import Evidence, Measurement
-from tasks.core.statistics import mapped, nested_median
-from tasks.examine.metrics import Metrics
+from tasks.core.statistics import Interval, mapped, nested_median
+from tasks.examine.metrics import Metrics, with_interval
 from tasks.examine.protocol import Protocol
 
 CONTROL = "control"
@@ -65,22 +65,24 @@ def contention(runs: pd.DataFrame) -> list[str]:
 
 
 def _absolute(runs: pd.DataFrame, protocol: Protocol) -> Metrics:
-    decoded = runs["new_tokens"] - 1  # the first token comes out of the prefill
+    # The first token comes out of the prefill; the decoding clocks start after it.
+    decoded = runs["new_tokens"] - 1
     columns = {
         "speed.ttft_s": (runs["ttft_s"], "s", "making the generator included"),
         "speed.prefill_tokens_per_s": (runs["prompt_tokens"] / runs["prefill_s"], "1/s", "prefill"),
         "speed.decode_tokens_per_s": (decoded / runs["decode_s"], "1/s", "after the first token"),
-        "speed.cpu_s_per_token": (runs["cpu_decode_s"] / runs["new_tokens"], "s", "decoding"),
+        "speed.cpu_s_per_token": (runs["cpu_decode_s"] / decoded, "s", "after the first token"),
     }
     measured = {}
     for name, (values, unit, what) in columns.items():
         median, interval = _nested(values, runs["launch"], protocol)
-        measured[name] = Measurement(
-            value=median,
-            ci95=interval,
+        measured[name] = with_interval(
+            median,
+            interval,
             n=len(values),
             unit=unit,
             method=_workload(runs, f"{what}: {_MEDIAN}"),
+            clusters="launch",
         )
     return measured
 
@@ -97,22 +99,23 @@ def _ratio(
     runs: pd.DataFrame, lane: str, base: str, column: str, protocol: Protocol
 ) -> Measurement:
     """Give the time of one lane over that of another, run by run."""
-    seconds = runs.assign(cpu_s=runs["cpu_prefill_s"] + runs["cpu_decode_s"])
+    seconds = runs.assign(cpu_s=runs["cpu_ttft_s"] + runs["cpu_decode_s"])
     table = seconds.pivot_table(index=["launch", "round"], columns="lane", values=column)
     both = table[[lane, base]].dropna()
     logs = (both[lane] / both[base]).map(math.log)
     median, interval = _nested(logs, both.index.get_level_values("launch"), protocol)
-    return Measurement(
-        value=math.exp(median),
-        ci95=mapped(interval, math.exp),
+    return with_interval(
+        math.exp(median),
+        interval and mapped(interval, math.exp),
         n=len(both),
         method=_workload(runs, f"{column} of {lane} over {base}: {_RATIO}"),
+        clusters="launch",
     )
 
 
 def _nested(
     values: pd.Series[float], launches: object, protocol: Protocol
-) -> tuple[float, tuple[float, float]]:
+) -> tuple[float, Interval | None]:
     groups = [group.to_numpy(float) for _, group in values.groupby(np.asarray(launches))]
     return nested_median(groups, samples=protocol.bootstrap_samples, seed=protocol.seed)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from prefect import task
 
-from tasks.core.budget import examination_bytes, machine_memory
+from tasks.core.budget import examine_reference_bytes, examine_variant_bytes, machine_memory
 from tasks.core.figures import figure
 from tasks.core.progress import step
-from tasks.core.questions import load_questions
+from tasks.core.questions import load_question_file
 from tasks.core.records import Checkpoint, Environment, Evidence, QuestionFile, Variant
 from tasks.core.settings import Settings
 from tasks.core.task import Inputs, cached
@@ -48,17 +48,17 @@ def examine_reference(
     environment: Environment,  # noqa: ARG001  (part of the cache key)
 ) -> Evidence:
     """Prove the FP32 reference equal to Hugging Face, and collect its answers."""
-    need = examination_bytes(reference.size_bytes, 2 * checkpoint.source_bytes)
+    need = examine_reference_bytes(checkpoint, reference.size_bytes)
     with step("examine reference") as say, machine_memory().reserve(need):
         evidence = references.examine_reference(
             checkpoint,
             reference,
-            load_questions(questions.path),
+            load_question_file(questions),
             protocol=protocol,
             settings=Settings(),
             say=say,
         )
-        say(_in_words(evidence, "reference.kld_mean", "answers.right_reference"))
+        say(_in_words(evidence, "reference.kld_mean", "reference.right"))
     return evidence
 
 
@@ -78,14 +78,16 @@ def examine_variant(
     environment: Environment,  # noqa: ARG001  (part of the cache key)
 ) -> Evidence:
     """Measure what quantisation cost: template, decoding, distribution, answers, size."""
-    need = examination_bytes(reference.size_bytes, variant.size_bytes)
+    need = examine_variant_bytes(
+        checkpoint, reference.size_bytes, variant.precision, variant.size_bytes
+    )
     with step(f"examine {variant.precision}") as say, machine_memory().reserve(need):
         evidence = variants.examine_variant(
             checkpoint,
             reference,
             yardstick,
             variant,
-            load_questions(questions.path),
+            load_question_file(questions),
             protocol=protocol,
             settings=Settings(),
             say=say,

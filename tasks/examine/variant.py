@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.core.errors import ToolFailed
+from tasks.core.questions import questions_digest
 from tasks.core.records import Checkpoint, Evidence, Measurement, Question, Variant
 from tasks.core.settings import Settings
 from tasks.core.store import Store
@@ -20,6 +21,9 @@ from tasks.examine.examination import (
     intact_folder,
 )
 from tasks.examine.protocol import Protocol, sample_questions
+from tasks.examine.reference import QUESTIONS_FILE
+
+_PASSES = 3  # answers, and the fidelity on the reference and on the variant
 
 
 class VariantRequest(FramesRequest):
@@ -57,8 +61,9 @@ def examine_variant(
     store = Store(settings.store)
     folder = intact_folder(variant, store)
     reference_folder = intact_folder(reference, store)
-    reference_frames = _frames_of(reference_evidence, store)
     asked = sample_questions(questions, protocol.max_questions, protocol.seed)
+    reference_frames = _frames_of(reference_evidence, store)
+    _require_answers_to(asked, reference_frames)
     evidence, frames, cost = examine_in_child(
         "tasks.examine.variant_child:examine",
         lambda frames: VariantRequest(
@@ -73,7 +78,7 @@ def examine_variant(
         ),
         Evidence,
         log_name=f"examine-{variant.precision}-{variant.digest[:12]}.log",
-        deadline_s=deadline_s(checkpoint.parameters, asked, 3 * protocol.answer_default_tokens),
+        deadline_s=deadline_s(checkpoint.parameters, asked, protocol, passes=_PASSES),
         settings=settings,
         say=say,
     )
@@ -82,14 +87,28 @@ def examine_variant(
 
 
 def _frames_of(evidence: Evidence, store: Store) -> Path:
-    if evidence.frames is None or not store.is_intact(evidence.frames):
+    if evidence.frames is None or not store.is_intact(evidence.frames, deep=True):
+        if evidence.frames is not None:
+            store.discard(evidence.frames)  # or a cache hit would bring the damaged ones back
         raise ToolFailed(
             "the reference's answers are not in the store",
             expected=f"frames {evidence.frames}",
             got="missing or changed files",
-            next_step="examine the reference again",
+            next_step="run the release again: the reference is examined anew",
         )
     return store.path(evidence.frames)
+
+
+def _require_answers_to(asked: Sequence[Question], frames: Path) -> None:
+    """Refuse answers to other questions: a changed text or expectation counts, not the id alone."""
+    answered = (frames / QUESTIONS_FILE).read_text(encoding="ascii").strip()
+    if answered != (wanted := questions_digest(list(asked))):
+        raise ToolFailed(
+            "the reference answered other questions",
+            expected=f"answers to these {len(asked)} questions, digest {wanted[:12]}",
+            got=f"answers to those of digest {answered[:12]}",
+            next_step="examine the reference again",
+        )
 
 
 def _size(checkpoint: Checkpoint, variant: Variant) -> dict[str, Measurement]:

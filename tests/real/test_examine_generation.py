@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tasks.core.errors import VariantUnusable
 from tasks.core.records import Message
@@ -43,6 +47,59 @@ def rows(engine: Engine, start: int = 0) -> np.ndarray:
 def test_logits_are_hugging_faces(engine: Engine, checkpoint: Path) -> None:
     [truth] = hugging_face_logits(checkpoint, [(SEQUENCE, 0)])
     assert np.abs(rows(engine) - truth).max() < 1e-4
+
+
+def test_hugging_faces_logits_come_one_by_one_and_hold_no_more_than_was_asked(
+    checkpoint: Path,
+) -> None:
+    begun: list[int] = []
+
+    def sequences() -> Iterator[tuple[list[int], int]]:
+        for start in (290, 280):
+            begun.append(start)
+            yield SEQUENCE, start
+
+    stream = hugging_face_logits(checkpoint, sequences())
+    first = next(stream)
+    assert begun == [290]
+    assert first.shape[0] == 10
+    assert first.base is None
+    assert not torch.is_inference_mode_enabled()
+    assert [len(rest) for rest in stream] == [20]
+
+
+LIMITED = """
+import resource, sys
+import psutil
+from pathlib import Path
+from tasks.core.errors import DoesNotFit
+from tasks.examine.generation import Engine
+where, folder, room = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+
+def limit():
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+
+try:
+    if where == "load":
+        limit()
+    engine = Engine(folder)
+    limit()
+    engine.complete([5] * 400, 50)
+except DoesNotFit as problem:
+    print(problem, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's memory")
+@pytest.mark.parametrize(("where", "words"), [("load", "cannot load"), ("run", "decoding failed")])
+def test_engine_that_runs_out_of_memory_is_not_an_unusable_variant(
+    folders: dict[str, Path], where: str, words: str
+) -> None:
+    code = [sys.executable, "-c", LIMITED, where, str(folders["fp32"]), "300000"]
+    said = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert words in said.stdout, said.stderr
+    assert "for lack of memory" in said.stdout
 
 
 @pytest.mark.parametrize("start", [1, CHUNK_TOKENS - 1, CHUNK_TOKENS, 299])

@@ -78,13 +78,11 @@ def test_all_variants_are_timed_in_every_round_and_one_of_them_twice(built: Buil
 
 
 def test_spent_budget_ends_the_rounds_but_not_below_the_least(built: Built) -> None:
-    plan = TimingPlan(
-        prompt_tokens=8, new_tokens=4, least_launches=1, least_rounds=2, budget_s=0.001
-    )
+    plan = TimingPlan(prompt_tokens=8, new_tokens=4, launches=3, least_rounds=2, budget_s=0.001)
     speed = measure_speed(
         [built.variants["int4"]], protocol=Protocol(timing=plan), settings=built.settings
     )
-    assert speed.evidence[0].metrics["speed.ttft_s"].n == 2
+    assert speed.evidence[0].metrics["speed.ttft_s"].n == 4
 
 
 def test_variants_that_do_not_fit_side_by_side_are_timed_one_at_a_time(
@@ -100,14 +98,14 @@ def test_variants_that_do_not_fit_side_by_side_are_timed_one_at_a_time(
         )
         for name in ("int4", "int8")
     ]
-    plan = TimingPlan(prompt_tokens=8, new_tokens=4, launches=1, least_launches=1, rounds=3)
+    plan = TimingPlan(prompt_tokens=8, new_tokens=4, launches=2, rounds=3)
     speed = speed_child.examine(
         speed_child.SpeedRequest(
             frames=tmp_path, variants=timed, protocol=Protocol(timing=plan, bootstrap_samples=200)
         )
     )
-    assert [part.metrics["speed.ttft_s"].n for part in speed.evidence] == [3, 3]
-    assert speed.evidence[1].metrics["speed.cpu_ratio"].n == 3
+    assert [part.metrics["speed.ttft_s"].n for part in speed.evidence] == [6, 6]
+    assert speed.evidence[1].metrics["speed.cpu_ratio"].n == 6
 
 
 def test_variant_that_cannot_decode_ends_the_measurement(built: Built) -> None:

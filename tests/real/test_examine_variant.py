@@ -101,6 +101,8 @@ def value(evidence: Evidence, name: str) -> float:
 
 def test_reference_is_the_checkpoint_and_does_its_job(bench: Bench) -> None:
     assert value(bench.yardstick, "reference.kld_mean") < 1e-6
+    method = bench.yardstick.metrics["reference.kld_mean"].method
+    assert "64 of 150 questions sampled, at most 64 tokens of each" in method
     assert value(bench.yardstick, "reference.right") > 0.9
     assert value(bench.yardstick, "reference.stopped") == 1
     assert len(bench.frame(bench.yardstick, "answers.parquet")) == 150

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import ToolFailed, VariantUnusable
+from tasks.core.questions import questions_digest
 from tasks.core.records import (
     Evidence,
     Expectation,
+    Measurement,
     Message,
     Precision,
     Quantisation,
@@ -22,7 +24,17 @@ from tasks.core.records import (
 )
 from tasks.core.settings import Settings
 from tasks.core.store import Store
-from tasks.examine.examination import FramesRequest, deadline_s, examine_in_child, intact_folder
+from tasks.examine import examination
+from tasks.examine import variant as variant_step
+from tasks.examine.examination import (
+    FramesRequest,
+    deadline_s,
+    examine_in_child,
+    intact_folder,
+    usable_cores,
+)
+from tasks.examine.protocol import Protocol
+from tasks.examine.reference import QUESTIONS_FILE
 from tasks.examine.speed import SpeedEvidence
 
 HEAVY = ("numpy", "pandas", "torch", "scipy", "transformers", "onnxruntime_genai", "jsonschema")
@@ -69,7 +81,7 @@ def test_failed_child_publishes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.rglob("rows.txt"))
 
 
-def test_one_changed_byte_is_refused(tmp_path: Path) -> None:
+def test_one_changed_byte_is_refused_and_the_next_run_builds_anew(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with store.staging() as staged:
         (staged / "model.onnx").write_bytes(b"weights")
@@ -92,18 +104,92 @@ def test_one_changed_byte_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"weightz")
     with pytest.raises(VariantUnusable, match="int4 variant in the store is not what was built"):
         intact_folder(variant, store)
+    # By its size alone it would stay a cache hit, and never be built anew.
+    assert not store.is_intact(digest)
+    assert not store.path(digest).exists()
 
 
-def test_deadline_grows_with_the_model_and_the_questions() -> None:
-    asked = Question(
+def question(*, answer: str | None = None, expected: str = "x") -> Question:
+    return Question(
         id="q",
         category="c",
         messages=[Message(role="user", content="word " * 100)],
-        expectation=Expectation(kind="contains", value="x"),
+        expectation=Expectation(kind="contains", value=expected),
+        answer=answer,
     )
-    small, large = deadline_s(1_000_000, [asked], 128), deadline_s(3_000_000_000, [asked], 128)
+
+
+def test_deadline_grows_with_the_model_and_the_questions() -> None:
+    def allowed(parameters: int, count: int) -> float:
+        return deadline_s(parameters, [question()] * count, Protocol(), passes=1)
+
+    small, large = allowed(1_000_000, 1), allowed(3_000_000_000, 1)
     assert 300 < small < 310 < large
-    assert deadline_s(3_000_000_000, [asked] * 100, 128) > 20 * large
+    assert allowed(3_000_000_000, 100) > 20 * large
+
+
+def test_deadline_leaves_time_for_answers_as_long_as_they_may_become() -> None:
+    protocol = Protocol()
+    essay = question(answer="x" * 6000)  # some 2,000 tokens
+    allowed = deadline_s(1_000_000_000, [essay], protocol, passes=1)
+    assert allowed > 300 + protocol.answer_limit(2000) / 1.0  # at one token a second
+    thrice = deadline_s(1_000_000_000, [essay], protocol, passes=3)
+    assert thrice - 300 == pytest.approx(3 * (allowed - 300))
+
+
+def test_threads_are_no_more_than_the_cores_we_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination.psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr(examination.os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr(examination.os, "sched_getaffinity")
+    assert usable_cores() == 8
+
+
+def reference_frames(settings: Settings, answered: list[Question]) -> Evidence:
+    store = Store(settings.store)
+    with store.staging() as staged:
+        (staged / QUESTIONS_FILE).write_text(questions_digest(answered))
+        frames = store.publish(staged)
+    return Evidence(suite="reference", subject="0" * 64, metrics={}, frames=frames)
+
+
+def test_answers_to_a_question_of_the_same_id_that_expects_another_are_no_yardstick(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(home=tmp_path)
+    yardstick = reference_frames(settings, [question()])
+    frames = variant_step._frames_of(yardstick, Store(settings.store))
+    variant_step._require_answers_to([question()], frames)
+    with pytest.raises(ToolFailed, match="answered other questions"):
+        variant_step._require_answers_to([question(expected="y")], frames)
+
+
+def test_damaged_answers_of_the_reference_are_removed_so_that_they_are_made_anew(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(home=tmp_path)
+    store, yardstick = Store(settings.store), reference_frames(settings, [question()])
+    assert yardstick.frames is not None
+    file = store.path(yardstick.frames) / QUESTIONS_FILE
+    file.chmod(0o644)
+    file.write_text("f" * 64)
+    with pytest.raises(ToolFailed, match="not in the store"):
+        variant_step._frames_of(yardstick, store)
+    assert not store.path(yardstick.frames).exists()
+
+
+def timed(low: float, high: float, value: float | None = 1.0) -> SpeedEvidence:
+    ratio = Measurement(value=1.0, ci95=(low, high))
+    metrics = {"speed.aa_ratio": ratio, "speed.ttft_s": Measurement(value=value)}
+    return SpeedEvidence(evidence=[Evidence(suite="speed", subject="0" * 64, metrics=metrics)])
+
+
+def test_speed_on_an_unfair_clock_or_without_a_value_is_not_settled() -> None:
+    assert timed(0.9, 0.96).is_settled()
+    assert timed(1.04, 1.3).is_settled()
+    assert not timed(1.06, 1.3).is_settled()
+    assert not timed(0.7, 0.94).is_settled()
+    assert not timed(0.99, 1.01, value=None).is_settled()
 
 
 def test_speed_evidence_stands_for_its_frames_once() -> None:

@@ -61,6 +61,15 @@ def test_without_decisive_tokens_their_agreement_is_not_measured() -> None:
     assert "no tokens" in found.method
 
 
+def test_one_question_gives_no_interval_and_so_no_value() -> None:
+    one = rows(agree=0.9).query("question_id == 'q0'")
+    metrics = fidelity_metrics(one, PROTOCOL)
+    for name in set(METRIC_NAMES) - {"fidelity.kld_max"}:
+        assert metrics[name].value is None, name
+        assert metrics[name].n == len(one)
+        assert metrics[name].method.startswith("one question gives no interval")
+
+
 def test_forced_answer_is_predicted_from_the_last_prompt_token_on() -> None:
     forced = Forced("q", "c", prompt=[5, 6, 7], answer=[8, 9])
     assert forced.tokens == [5, 6, 7, 8]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
 
 from tasks.core.records import Expectation, Message, Question
-from tasks.examine.protocol import Protocol, sample_questions
+from tasks.examine.protocol import Protocol, TimingPlan, ideal_text, sample_questions
 
 ASKED = [
     Question(
@@ -40,6 +44,30 @@ def test_answer_limit_follows_the_ideal_answer() -> None:
     protocol = Protocol.standard()
     assert protocol.answer_limit(20) == 56
     assert protocol.answer_limit(None) == 128
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "value", "ideal"),
+    [
+        ("yes", "regex", ".*", "yes"),
+        (None, "exact", "On.", "On."),
+        (None, "json", {"a": "ü"}, '{"a": "ü"}'),
+        (None, "regex", ".*", None),
+    ],
+)
+def test_ideal_text_is_the_answer_or_what_the_expectation_says(
+    answer: str | None, kind: Any, value: Any, ideal: str | None
+) -> None:
+    expectation = Expectation(kind=kind, value=value)
+    question = ASKED[0].model_copy(update={"answer": answer, "expectation": expectation})
+    assert ideal_text(question) == ideal
+
+
+def test_plan_that_can_give_no_interval_is_refused() -> None:
+    with pytest.raises(ValidationError, match="launches"):
+        TimingPlan(launches=1)
+    with pytest.raises(ValidationError, match="control_max_questions"):
+        Protocol(control_max_questions=1)
 
 
 def test_protocol_survives_json() -> None:

@@ -25,7 +25,7 @@ def samples(*, slower_control: float = 1.0, pressure: float | None = 0.0) -> pd.
                 row = {"lane": lane, "digest": DIGESTS[lane], "launch": launch, "round": number}
                 times = {
                     "prefill_s": 0.1, "ttft_s": 0.2, "decode_s": 0.31, "e2e_s": 0.51,
-                    "cpu_prefill_s": 0.1, "cpu_decode_s": 0.32,
+                    "cpu_ttft_s": 0.1, "cpu_decode_s": 0.31,
                 }  # fmt: skip
                 row |= {name: share * second for name, share in times.items()}
                 row |= {"phase": "run" if number >= 0 else "warm-up", "new_tokens": 32}
@@ -61,6 +61,23 @@ def test_warm_ups_are_not_counted() -> None:
     assert metrics["speed.decode_tokens_per_s"].n == 24
     assert metrics["speed.decode_tokens_per_s"].value == pytest.approx(100, rel=0.4)
     assert metrics["speed.cpu_s_per_token"].value == pytest.approx(0.01, rel=0.4)
+
+
+def test_cpu_seconds_and_seconds_are_of_the_same_tokens() -> None:
+    rows = samples()
+    metrics = evidence("int4", rows.assign(cpu_decode_s=2 * rows["decode_s"])).metrics
+    rate, cost = metrics["speed.decode_tokens_per_s"].value, metrics["speed.cpu_s_per_token"].value
+    assert rate is not None
+    assert cost is not None
+    assert rate * cost == pytest.approx(2.0, rel=0.005)  # two cores were busy
+
+
+def test_one_launch_gives_no_interval_and_so_no_value() -> None:
+    rows = samples()
+    metrics = evidence("int8", rows[rows["launch"] == 0]).metrics
+    for name in ("speed.ttft_s", "speed.aa_ratio", "speed.cpu_ratio"):
+        assert metrics[name].value is None
+        assert metrics[name].method.startswith("one launch gives no interval")
 
 
 def test_control_is_one_on_a_fair_clock_and_not_on_a_lying_one() -> None:

@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import QuestionsRefused
-from tasks.core.questions import has_valid_format, is_right, load_questions, questions_digest
-from tasks.core.records import Expectation
+from tasks.core.questions import (
+    has_valid_format,
+    is_right,
+    load_question_file,
+    load_questions,
+    questions_digest,
+)
+from tasks.core.records import Expectation, QuestionFile
 
 
 def line(**changes: Any) -> str:
@@ -168,3 +174,15 @@ def test_digest_changes_with_text_and_order(tmp_path: Path) -> None:
     ]
     assert len(set(digests)) == 4
     assert questions_digest([first, second]) == digests[0]
+
+
+def test_question_file_that_changed_since_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, line(id="a"), line(id="b"))
+    questions = load_questions(path)
+    file = QuestionFile(path=path, digest=questions_digest(questions), count=2)
+    assert load_question_file(file) == questions
+    write(tmp_path, line(id="a"), line(id="b", expectation={"kind": "json", "value": 1}))
+    with pytest.raises(QuestionsRefused, match="changed while the release ran") as refused:
+        load_question_file(file)
+    assert file.digest[:12] in refused.value.expected
+    assert questions_digest(load_questions(path))[:12] in refused.value.got

@@ -77,13 +77,17 @@ def test_clusters_give_wider_intervals_than_their_members_would() -> None:
     sums = rng.normal(10, 3, 50)
     as_clusters = cluster_ratio(sums, np.full(50, 10.0), samples=2000, seed=0)
     as_members = cluster_ratio(np.repeat(sums / 10, 10), np.ones(500), samples=2000, seed=0)
+    assert as_clusters is not None
+    assert as_members is not None
     assert np.ptp(as_clusters) > 2.5 * np.ptp(as_members)
 
 
 def test_cluster_quantile_holds_the_sample_quantile() -> None:
     rng = np.random.default_rng(4)
     values = rng.exponential(1.0, 3000)
-    low, high = cluster_quantile(values, np.arange(3000) // 10, 0.99, samples=500, seed=0)
+    found = cluster_quantile(values, np.arange(3000) // 10, 0.99, samples=500, seed=0)
+    assert found is not None
+    low, high = found
     assert low < np.quantile(values, 0.99) < high
     assert low < -math.log(0.01) < high
 
@@ -98,17 +102,26 @@ def test_same_seed_gives_the_same_interval() -> None:
 def test_nested_median_sees_the_spread_between_launches() -> None:
     rng = np.random.default_rng(6)
     within = rng.normal(0, 0.01, (3, 8))
-    calm, (calm_low, calm_high) = nested_median(list(within), samples=1000, seed=0)
+    calm, narrow = nested_median(list(within), samples=1000, seed=0)
     moved = within + np.array([[-0.2], [0.0], [0.2]])
-    _, (low, high) = nested_median(list(moved), samples=1000, seed=0)
-    assert calm_low < calm < calm_high
-    assert high - low > 5 * (calm_high - calm_low)
+    _, wide = nested_median(list(moved), samples=1000, seed=0)
+    assert narrow is not None
+    assert wide is not None
+    assert narrow[0] < calm < narrow[1]
+    assert np.ptp(wide) > 5 * np.ptp(narrow)
 
 
 def test_nested_median_takes_launches_of_unequal_length() -> None:
-    median, (low, high) = nested_median([[1.0, 2.0, 3.0], [2.0]], samples=500, seed=0)
+    median, found = nested_median([[1.0, 2.0, 3.0], [2.0]], samples=500, seed=0)
     assert median == 2.0
-    assert 1.0 <= low <= 2.0 <= high <= 3.0
+    assert found is not None
+    assert 1.0 <= found[0] <= 2.0 <= found[1] <= 3.0
+
+
+def test_one_cluster_gives_no_interval_rather_than_an_empty_one() -> None:
+    assert cluster_ratio([0.5], [10.0], samples=300, seed=0) is None
+    assert cluster_quantile([1.0, 2.0, 3.0], [0, 0, 0], 0.5, samples=300, seed=0) is None
+    assert nested_median([[1.0, 2.0, 3.0]], samples=300, seed=0) == (2.0, None)
 
 
 def test_widest_holds_all() -> None:
