@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 from tasks.core.errors import InputError, ResourceBusy, ToolFailed
@@ -20,6 +21,9 @@ from tasks.foundry.faults import in_plain_words
 # The bare /v1 serves the public catalog only; measured on 2.2.1, documented nowhere.
 LOCAL_CATALOG = "/catalogs/local"
 TIMEOUT_S = 600.0
+# Busy or broken. 500 is also what the service says of a model whose template or graph fails
+# (measured, 2.2.1): ask here only what a chat session has answered, then it is the service's own.
+_MAY_HEAL = (429, 500, 502, 503, 504)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # A proxy from the environment would be asked for 127.0.0.1 too.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -53,7 +57,7 @@ class Endpoint:
 
         Raises:
             ToolFailed: the service refused the request; the message has its reason.
-            ResourceBusy: it did not answer.
+            ResourceBusy: it did not answer, or with a status of its own trouble (429, 5xx).
         """
         answer = self._call(
             "/v1/chat/completions",
@@ -77,18 +81,22 @@ class Endpoint:
                 answer: dict[str, Any] = json.load(response)
                 return answer
         except urllib.error.HTTPError as problem:
-            raise ToolFailed(
+            kind = ResourceBusy if problem.code in _MAY_HEAL else ToolFailed
+            raise kind(
                 f"Foundry Local's web service answered {path} with status {problem.code}",
                 got=_reason(problem),
             ) from problem
-        except (OSError, ValueError) as problem:
+        except (OSError, HTTPException, ValueError) as problem:
             raise ResourceBusy(
                 f"Foundry Local's web service at {self.url} gave no answer: {problem}"
             ) from problem
 
 
 def _reason(problem: urllib.error.HTTPError) -> str:
-    text = problem.read().decode("utf-8", "replace")
+    try:
+        text = problem.read().decode("utf-8", "replace")
+    except (OSError, HTTPException) as cut_off:
+        return f"{problem.reason} ({cut_off})"
     try:
         message = str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError):

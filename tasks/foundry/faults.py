@@ -50,6 +50,23 @@ def ingot_error(code: int, words: str, *, doing: str, index: Path) -> IngotError
     return _machine_fault(plain, doing, index) or _request_fault(code, plain, doing)
 
 
+def service_error(words: str, *, doing: str, index: Path) -> IngotError:
+    """Give the error for the runtime's own start and end, which no model has a part in.
+
+    Always one of this machine or of this moment, whatever the code: never a verdict on a variant.
+
+    Args:
+        words: message of the exception.
+        doing: what was being done, such as `starting the web service`.
+        index: the folder of the model index.
+    """
+    plain = in_plain_words(words)
+    return _machine_fault(plain, doing, index) or ResourceBusy(
+        f"{doing}: Foundry Local failed: {plain}",
+        next_step="free memory and ports, then run the same command again",
+    )
+
+
 def _machine_fault(words: str, doing: str, index: Path) -> IngotError | None:
     if _INDEX in words:
         return EnvironmentUnfit(

@@ -1,11 +1,13 @@
 """Who is champion of a name, since when, from which run, and who came before.
 
 Foundry Local keeps no history, so this is the only one. Knows nothing of what is loaded where.
+A name is the same in capitals and in small letters.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from filelock import FileLock
 from pydantic import AwareDatetime, ValidationError
@@ -72,9 +74,8 @@ def append_champion(settings: Settings, name: str, champion: Champion) -> Champi
         before = history_of(settings, name)
         if before and before[-1].model_id == champion.model_id:
             return before[-1]
-        page = _Page(name=name, champions=[*before, champion])
-        path = settings.ledger / f"{checked_name(name)}.json"
-        write_text_atomically(path, page.model_dump_json(indent=2) + "\n")
+        page = _Page(name=checked_name(name), champions=[*before, champion])
+        write_text_atomically(_file_of(settings, name), page.model_dump_json(indent=2) + "\n")
     return champion
 
 
@@ -102,7 +103,7 @@ def history_of(settings: Settings, name: str) -> list[Champion]:
         InputError: this cannot be a name.
         EnvironmentUnfit: the file cannot be read as a ledger.
     """
-    path = settings.ledger / f"{checked_name(name)}.json"
+    path = _file_of(settings, name)
     try:
         page = _Page.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -119,3 +120,7 @@ def history_of(settings: Settings, name: str) -> list[Champion]:
 def names(settings: Settings) -> list[str]:
     """Give the names that have or had a champion, sorted."""
     return sorted(path.stem for path in settings.ledger.glob("[!.]*.json"))
+
+
+def _file_of(settings: Settings, name: str) -> Path:
+    return settings.ledger / f"{checked_name(name)}.json"

@@ -15,7 +15,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 
 
 def checked_name(name: str) -> str:
-    """Give a release's name back.
+    """Give a release's name in lower case, as admission writes it: `Demo` and `demo` are one.
 
     Raises:
         InputError: Foundry Local would refuse it.
@@ -26,7 +26,7 @@ def checked_name(name: str) -> str:
             expected="letters, digits, dot, underscore and hyphen, a letter or digit first",
             next_step="release it under another name",
         )
-    return name
+    return name.lower()
 
 
 def model_alias(name: str, precision: Precision) -> str:

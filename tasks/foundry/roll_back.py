@@ -14,6 +14,7 @@ from tasks.core.errors import InputError
 from tasks.core.records import Record
 from tasks.core.settings import Settings
 from tasks.foundry.ledger import Champion, append_champion, champion_before, champion_of
+from tasks.foundry.naming import checked_name
 
 DEADLINE_S = 3600.0
 
@@ -42,7 +43,7 @@ def roll_back(
     """Make the champion before the present one champion again, and give its new ledger entry.
 
     Args:
-        name: name of the release.
+        name: name of the release, in capitals or not.
         run_id: of the run that goes back; enters the ledger.
         settings: where index and ledger are.
         say: gets one line of progress.
@@ -63,7 +64,7 @@ def roll_back(
         "tasks.foundry.roll_back_child:roll_back",
         request,
         RolledBack,
-        log=settings.logs / f"foundry-roll-back-{name}.log",
+        log=settings.logs / f"foundry-roll-back-{checked_name(name)}.log",
         deadline_s=DEADLINE_S,
         on_progress=say,
     )

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.child import QUIET_ENVIRONMENT
-from tasks.core.errors import InputError, ToolMissing
+from tasks.core.errors import InputError, ResourceBusy, ToolMissing
 from tasks.core.records import Message
 from tasks.foundry.endpoint import Endpoint
-from tasks.foundry.faults import ingot_error
+from tasks.foundry.faults import ingot_error, service_error
 
 DIGEST_PROPERTY = "ingot.digest"
 LOOPBACK_ANY_PORT = "http://127.0.0.1:0"
@@ -62,9 +62,10 @@ def foundry_runtime(index: Path, app_data: Path) -> Iterator[FoundryRuntime]:
     Raises:
         ToolMissing: the package or its native library cannot be imported.
         EnvironmentUnfit: a folder cannot be written.
+        ResourceBusy: it does not start.
     """
     sdk = _sdk()
-    with translated("starting Foundry Local", index):
+    with of_the_service("starting Foundry Local", index):
         sdk.FoundryLocalManager.initialize(
             sdk.Configuration(
                 app_name="ingot",
@@ -93,6 +94,16 @@ def translated(doing: str, index: Path) -> Iterator[None]:
         raise ingot_error(problem.error_code, str(problem), doing=doing, index=index) from problem
 
 
+@contextmanager
+def of_the_service(doing: str, index: Path) -> Iterator[None]:
+    """Turn Foundry Local's exceptions into Ingot's where no model has a part in them."""
+    sdk = _sdk()
+    try:
+        yield
+    except sdk.FoundryLocalException as problem:
+        raise service_error(str(problem), doing=doing, index=index) from problem
+
+
 class FoundryRuntime:
     """An open runtime on one model index."""
 
@@ -100,7 +111,7 @@ class FoundryRuntime:
         self._manager = manager
         self._index = index
         # Never `manager.catalog`, the public one: offline each of its calls retries for seconds.
-        with translated("opening the local catalog", index):
+        with of_the_service("opening the local catalog", index):
             self._catalog = manager.get_catalog(_sdk().CatalogType.LOCAL)
 
     def versions(self, alias: str) -> dict[int, RegisteredModel]:
@@ -167,13 +178,19 @@ class FoundryRuntime:
 
     @contextmanager
     def serving(self) -> Iterator[Endpoint]:
-        """Run the web service on a free loopback port; stopping it takes one second."""
-        with translated("starting the web service", self._index):
+        """Run the web service on a free loopback port; stopping it takes one second.
+
+        Raises:
+            ResourceBusy: it does not start.
+        """
+        with of_the_service("starting the web service", self._index):
             self._manager.start_web_service()
         try:
+            if not self._manager.urls:
+                raise ResourceBusy("Foundry Local's web service has no address after its start")
             yield Endpoint(self._manager.urls[0])
         finally:
-            with translated("stopping the web service", self._index):
+            with of_the_service("stopping the web service", self._index):
                 self._manager.stop_web_service()
 
 

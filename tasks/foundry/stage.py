@@ -24,7 +24,7 @@ from tasks.core.settings import Settings
 from tasks.core.store import Store
 
 # Raise it when staging measures something else: cached evidence is then made again.
-REVISION = 1
+REVISION = 2
 ASKED_QUESTIONS = 6
 DEADLINE_S = 3600.0
 
@@ -58,12 +58,13 @@ def examine_in_staging(
     """Load a variant in a throw-away index and hold its prompts and answers against the tools'.
 
     Returns:
-        Evidence of suite `foundry`. What the runtime refuses is a metric without a value, with
-        the runtime's reason in `method`.
+        Evidence of suite `foundry`. What the runtime refuses of this variant is a metric without
+        a value, with the runtime's reason in `method`.
 
     Raises:
         VariantUnusable: the store object is missing or incomplete.
-        EnvironmentUnfit, TransientFault: this machine, not the variant, is at fault.
+        EnvironmentUnfit, TransientFault: this machine or Foundry Local itself, not the variant,
+            is at fault: its web service does not start, breaks off, or is busy.
     """
     store = Store(settings.store)
     if not store.is_intact(variant.digest):

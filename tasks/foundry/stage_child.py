@@ -56,7 +56,11 @@ class Findings:
 
 
 def examine(request: StageRequest) -> Evidence:
-    """Examine one variant in the empty index of the request."""
+    """Examine one variant in the empty index of the request.
+
+    Only what the model folder causes becomes evidence without values; faults of the runtime's own
+    start, of its web service and of this machine are raised, see `tasks/foundry/faults.py`.
+    """
     conversations = _conversations(request.questions)
     try:
         with foundry_runtime(request.index, request.index / "app") as runtime:
@@ -100,10 +104,12 @@ def _ask_foundry(
         counts = {name: _count(model, chat) for name, chat in conversations.items()}
         report_progress(f"asking {len(request.questions)} questions")
         asked, refusal = _budget(model, request.questions)
+        session = _hear(lambda one: _in_session(model, one), asked, refusal)
         answers = {
-            SESSION: _hear(lambda one: _in_session(model, one), asked, refusal),
+            SESSION: session,
             STREAM: _hear(lambda one: _streamed(model, one), asked, refusal),
-            HTTP: _hear_http(runtime, asked, refusal),
+            # Not asked what a session refuses: the service says 500 then, as when it is broken.
+            HTTP: _hear_http(runtime, asked, session.refusal),
         }
     return Findings(counts, asked, answers)
 
@@ -201,7 +207,10 @@ def _compare_counts(
     if not counted:
         reason = f"the checkpoint's own template renders nothing: {next(iter(right.values()))}"
         return Measurement(value=None, n=0, method=reason), [reason]
-    method = "preflight of Foundry Local against apply_chat_template of the checkpoint"
+    method = (
+        "numbers of tokens, preflight of Foundry Local against apply_chat_template of the "
+        "checkpoint; not the texts, Foundry Local shows no rendered prompt"
+    )
     return Measurement(value=len(notes), n=len(right), method=method), notes
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from prefect import task
 
-from tasks.core.budget import examination_bytes, machine_memory
+from tasks.core.budget import machine_memory, stage_bytes
 from tasks.core.progress import step
-from tasks.core.questions import load_questions
+from tasks.core.questions import load_question_file
 from tasks.core.records import (
     Checkpoint,
     Environment,
@@ -43,12 +43,12 @@ def stage_variant(
     environment: Environment,  # noqa: ARG001  (part of the cache key)
 ) -> Evidence:
     """Load a variant in a throw-away Foundry Local index, ask it, and compare."""
-    need = examination_bytes(2 * variant.size_bytes)
+    need = stage_bytes(checkpoint, variant.precision, variant.size_bytes)
     with step(f"stage {variant.precision}") as say, machine_memory().reserve(need):
         evidence = stage.examine_in_staging(
             checkpoint,
             variant,
-            load_questions(questions.path),
+            load_question_file(questions),
             settings=Settings(),
             say=say,
         )

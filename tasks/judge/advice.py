@@ -16,6 +16,7 @@ from tasks.judge.case import Case, why_unusable
 from tasks.judge.remedies import remedy_for
 
 _ERROR_PARTS = re.compile(r"\s(?:Expected|Got|Next): ")
+SPEED = "speed"  # timed once for all variants together: a failure of no precision
 GATES_NAMED = 3  # a reason is one sentence; the report has the whole table
 # The reference's n = 6.18 d/m^2 plans for a one-sided 5 % test with 80 % power. Our gates compare
 # the two-sided 95 % interval, so the same formula has 1.96 in the place of 1.645:
@@ -62,15 +63,17 @@ def _others(champion: Case | None, cases: list[Case], failures: Mapping[str, str
     ]
     # An error's own parts after the first are for the advice: a reason is one sentence.
     broken = [
-        f"{_named(name)} failed: {_ERROR_PARTS.split(why)[0].rstrip('.')}"
+        f"{_failed(name)}: {_ERROR_PARTS.split(why)[0].rstrip('.')}"
         for name, why in failures.items()
     ]
     return judged + broken
 
 
-def _named(subject: str) -> str:
-    """Write a precision in capitals, another subject such as `speed` as it is."""
-    return subject.upper() if subject in SHIPPABLE else subject
+def _failed(subject: str) -> str:
+    """Say what failed: a precision, or something that was done once for all of them."""
+    if subject == SPEED:
+        return "speed could not be measured"
+    return f"{subject.upper() if subject in SHIPPABLE else subject} failed"
 
 
 def _why_not(case: Case) -> str:
@@ -109,10 +112,16 @@ def advise(cases: list[Case], failures: Mapping[str, str]) -> list[str]:
             for text in _texts(case, gate):
                 lines.setdefault(text, {}).setdefault(case.label, []).append(gate.gate)
     advice = [f"{_subjects(who)}: {text}." for text, who in lines.items()]
-    return advice + [
-        f"{_named(name)} failed, mend that first: {why.rstrip('.')}."
-        for name, why in failures.items()
-    ]
+    return advice + [_mend(name, why.rstrip(".")) for name, why in failures.items()]
+
+
+def _mend(subject: str, why: str) -> str:
+    if subject == SPEED:
+        return (
+            f"{_failed(subject)}: {why}. Run the same command again on a quiet machine: what was "
+            "not measured is measured again."
+        )
+    return f"{_failed(subject)}, mend that first: {why}."
 
 
 def _texts(case: Case, gate: GateResult) -> Iterable[str]:

@@ -41,7 +41,8 @@ def judge_variants(
         policy: the gates.
         parameters: of the checkpoint; small models have their own limits.
         failures: precision to the reason why it could not be built or examined. A variant of
-            such a precision fails, whatever was measured before.
+            such a precision fails, whatever was measured before. Other keys, such as `speed`, are
+            named in reason and advice and fail no variant by themselves.
     """
     cases = [
         Case(

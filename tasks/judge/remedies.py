@@ -64,8 +64,8 @@ _QUALITY = (
 REMEDIES = (
     Remedy(
         ("*",),
-        "read in the report why it was not measured and run again; what is not measured "
-        "never passes",
+        "read in the report why it was not measured, and run the same command again: what was "
+        "not measured is measured again, and never passes until it is",
         _unusable,
     ),
     Remedy(

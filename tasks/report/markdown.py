@@ -23,11 +23,10 @@ from tasks.core.records import (
 )
 from tasks.report.markup import Rows, bullets, escaped, fenced, section, table
 from tasks.report.metrics_json import Dossier, StepTiming
+from tasks.report.remarks import failures_in_words, remarks
 from tasks.report.usage import how_to_use
 
 GIB = 1024**3
-# An A/A comparison whose interval leaves 1 by more than this says that the clock was not fair.
-FAIR_CLOCK = 0.05
 
 
 def render_report(dossier: Dossier) -> str:
@@ -156,6 +155,7 @@ def _heading(dossier: Dossier) -> str:
         f"parameters, {checkpoint.source_bytes / MB:,.1f} MB {escaped(checkpoint.weight_dtype)}, "
         f"digest `{checkpoint.digest[:12]}`. Run `{release.run_id}`, "
         f"{dossier.written_at:%Y-%m-%d %H:%M} UTC."
+        + (f" Policy `{dossier.policy_digest[:12]}`." if dossier.policy_digest else "")
     )
     title = f"# {escaped(release.name)}: {verdict}"
     return "\n\n".join(
@@ -176,46 +176,11 @@ def _champion(release: Release) -> Variant | None:
 
 
 def _variants(release: Release) -> str:
-    failed = [f"{name} failed: {why}" for name, why in sorted(release.failures.items())]
-    lines = [*failed, *_remarks(release)]
+    lines = [*failures_in_words(release.failures), *remarks(release)]
     return section(
         "Variants",
         "\n\n".join(part for part in [table(variants_rows(release)), bullets(lines)] if part),
     )
-
-
-def _remarks(release: Release) -> Iterable[str]:
-    """Say what the table must not be read without."""
-    reference = _first(release, "answers.right_reference")
-    if reference is not None and reference.value is not None:
-        yield f"The FP32 reference answers {figure_of(reference)} of the questions right."
-    if any(variant.precision is Precision.FP16 for variant in release.variants):
-        yield (
-            "FP16 weights are widened to FP32 while loading on x86 processors: FP16 saves disk "
-            "there, not memory or time."
-        )
-    yield from _clock_remark(_first(release, "speed.aa_ratio"))
-
-
-def _first(release: Release, metric: str) -> Measurement | None:
-    """Find a metric that is the same for all variants."""
-    return next((found[metric] for found in release.metrics.values() if metric in found), None)
-
-
-def _clock_remark(aa_ratio: Measurement | None) -> Iterable[str]:
-    if aa_ratio is None or aa_ratio.value is None:
-        return
-    low, high = aa_ratio.ci95 or (aa_ratio.value, aa_ratio.value)
-    if low > 1 + FAIR_CLOCK or high < 1 - FAIR_CLOCK:
-        yield (
-            f"SPEED IS INVALID in this run: the same weights timed twice differ by a factor of "
-            f"{figure_of(aa_ratio)}. Measure again on a quiet machine."
-        )
-    else:
-        yield (
-            f"The same weights timed twice differ by a factor of {figure_of(aa_ratio)}; smaller "
-            "differences in speed are noise."
-        )
 
 
 def _variant_row(

@@ -36,6 +36,7 @@ class Dossier(Record):
         index: Foundry Local's production folder, which a user's application must name too.
         frames: rows by name of the parquet files beside the report.
         frames_missing: raw rows that should be there and are not, and why.
+        policy_digest: of the gates that the verdict was reached by; empty when it is not known.
     """
 
     release: Release
@@ -45,6 +46,7 @@ class Dossier(Record):
     index: Path
     frames: dict[str, int]
     frames_missing: list[str]
+    policy_digest: str = ""
 
 
 def metrics_json(dossier: Dossier) -> str:
@@ -66,6 +68,7 @@ def _document(dossier: Dossier) -> dict[str, Any]:
         "written_at": dossier.written_at.isoformat(),
         "champion": release["judgement"]["champion"],
         "reason": release["judgement"]["reason"],
+        "policy_digest": dossier.policy_digest or None,
         "gates": [
             {"variant": verdict["variant"], "precision": verdict["precision"], **gate}
             for verdict in release["judgement"]["verdicts"]

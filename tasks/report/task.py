@@ -13,10 +13,12 @@ from tasks.report.write import StepTiming, write_report
 
 @task(name="write report", task_run_name="write report", **RETRYING, **UNCACHED)
 def record_release(
-    release: Release, evidence: list[Evidence], timings: list[StepTiming]
+    release: Release, evidence: list[Evidence], timings: list[StepTiming], policy_digest: str
 ) -> Release:
     """Write the run's folder; gives the release with the path of its report."""
     with step("write report") as say:
-        folder = write_report(release, evidence, settings=Settings(), timings=timings)
+        folder = write_report(
+            release, evidence, settings=Settings(), timings=timings, policy_digest=policy_digest
+        )
         say(str(folder))
     return release.model_copy(update={"report": folder / "report.md"})

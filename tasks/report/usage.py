@@ -44,8 +44,15 @@ def sdk_lines(model_id: str, index: Path) -> str:
     """Write a Python program that asks the registered model one question."""
     return f"""\
 from foundry_local_sdk import (
-    CatalogType, ChatSession, Configuration, FoundryLocalManager, MessageItem, Request,
-    RequestOptions, SearchOptions, TextItem,
+    CatalogType,
+    ChatSession,
+    Configuration,
+    FoundryLocalManager,
+    MessageItem,
+    Request,
+    RequestOptions,
+    SearchOptions,
+    TextItem,
 )
 
 configuration = Configuration(

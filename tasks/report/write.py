@@ -49,11 +49,20 @@ def write_report(
     *,
     settings: Settings,
     timings: Sequence[StepTiming] = (),
+    policy_digest: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write everything that is known of a run, and give its folder.
 
     A run that is written again replaces its folder: the later state of one run is the true one.
+
+    Args:
+        release: the outcome.
+        evidence: of all examinations.
+        settings: where the folder goes.
+        timings: of the steps, in the order in which they ended.
+        policy_digest: of the gates that the release was judged by.
+        say: gets one line of progress.
 
     Raises:
         InputError: the run's name is not a plain folder name.
@@ -73,6 +82,7 @@ def write_report(
         index=settings.foundry,
         frames=summary.rows,
         frames_missing=summary.missing,
+        policy_digest=policy_digest,
     )
     write_text_atomically(partial / METRICS, metrics_json(dossier))
     write_text_atomically(partial / REPORT, render_report(dossier))

@@ -218,7 +218,7 @@ def test_going_back_makes_the_champion_before_what_the_alias_means(settings: Set
     for variant in variants:
         done = registered(settings, variant)
         record_champion(settings, "tiny", done, variant, run_id="r")
-    back = roll_back("tiny", run_id="back", settings=settings)
+    back = roll_back("Tiny", run_id="back", settings=settings)
     assert (back.model_id, back.run_id) == (f"{ALIAS}:1", "back")
     assert champion_of(settings, "tiny") == back
     assert index_of(settings) == [f"{ALIAS}:1"]

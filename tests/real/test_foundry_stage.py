@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import ResourceBusy
 from tasks.core.records import Evidence, Message, Question
 from tasks.core.settings import Settings
 from tasks.core.store import Store
@@ -110,6 +111,44 @@ def test_key_that_the_runtime_does_not_know_is_recorded_as_a_failed_load(
     evidence = broken_evidence(settings, "genai_config.json", json.dumps(config))
     assert set(values(evidence).values()) == {None}
     assert "Unknown value" in evidence.notes[0]
+
+
+def test_graph_that_cannot_answer_is_evidence_and_no_fault_of_the_service(
+    settings: Settings,
+) -> None:
+    config = json.loads((tiny_folder() / "genai_config.json").read_text(encoding="utf-8"))
+    config["model"]["vocab_size"] = 7  # loads and counts; the web service would answer 500
+    evidence = broken_evidence(settings, "genai_config.json", json.dumps(config))
+    assert values(evidence) == {
+        "token_mismatches": 0.0,
+        "session_mismatches": None,
+        "stream_mismatches": None,
+        "http_mismatches": None,
+    }
+    assert "invalid dimensions" in evidence.metrics["foundry.http_mismatches"].method
+
+
+@pytest.mark.parametrize("broken", ["start_web_service", "get_catalog"])
+def test_runtime_that_does_not_start_is_no_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    import foundry_local_sdk as sdk
+
+    def refuse(*_: object) -> None:
+        raise sdk.FoundryLocalException("no free port", error_code=2)
+
+    monkeypatch.setattr(sdk.FoundryLocalManager, broken, refuse)
+    with pytest.raises(ResourceBusy, match="no free port"):
+        examined_here(tmp_path, QUESTIONS[:1])
+
+
+def test_web_service_that_is_out_of_order_is_no_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.foundry.endpoint.LOCAL_CATALOG", "/catalogs/none")
+    monkeypatch.setattr("tasks.foundry.endpoint._MAY_HEAL", (404,))
+    with pytest.raises(ResourceBusy, match="status 404"):
+        examined_here(tmp_path, QUESTIONS[:1])
 
 
 def other_weights(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,8 +19,19 @@ HELLO = [Message(role="user", content="hello")]
 REFUSAL = {"error": {"message": "Invalid request: a.cc:1 int fl::F(int, int) too many tokens"}}
 
 
+CUT_OFF = b"HTTP/1.1 %d X\r\nContent-Length: 900\r\n\r\n{"
+
+
+def hang_up_after(server: socket.socket, said: bytes) -> None:
+    """Take one request, say this much, and close."""
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(said)
+
+
 class Service(BaseHTTPRequestHandler):
-    """Lists one model, answers it, refuses others with 400."""
+    """Lists one model, answers it, refuses others with the status in their id, or with 400."""
 
     asked: ClassVar[list[dict[str, object]]] = []
 
@@ -30,7 +42,8 @@ class Service(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(body)
         answer = {"choices": [{"message": {"content": "hi"}}]}
-        self._say(200, answer) if body["model"] == "a:1" else self._say(400, REFUSAL)
+        name, _, status = body["model"].partition(":")
+        self._say(200, answer) if name == "a" else self._say(int(status), REFUSAL)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -67,7 +80,23 @@ def test_every_request_is_greedy_and_bounded(url: str) -> None:
 
 def test_refusal_carries_the_services_own_words(url: str) -> None:
     with pytest.raises(ToolFailed, match=r"status 400.*Invalid request: too many tokens"):
-        Endpoint(url).ask("b:1", HELLO, max_tokens=7)
+        Endpoint(url).ask("b:400", HELLO, max_tokens=7)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_trouble_of_the_service_itself_is_worth_another_try(url: str, status: int) -> None:
+    with pytest.raises(ResourceBusy, match=rf"status {status}.*too many tokens"):
+        Endpoint(url).ask(f"b:{status}", HELLO, max_tokens=7)
+
+
+@pytest.mark.parametrize("said", [b"", b"nonsense\r\n\r\n", CUT_OFF % 200, CUT_OFF % 503])
+def test_answer_that_breaks_off_is_worth_another_try(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=hang_up_after, args=(server, said))
+        thread.start()
+        with pytest.raises(ResourceBusy):
+            Endpoint(f"http://127.0.0.1:{server.getsockname()[1]}").model_ids()
+        thread.join()
 
 
 def test_proxy_of_the_environment_is_not_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from tasks.core.errors import (
     ToolFailed,
     VariantUnusable,
 )
-from tasks.foundry.faults import in_plain_words, ingot_error
+from tasks.foundry.faults import in_plain_words, ingot_error, service_error
 
 BUDGET = (
     "search_options.cc:108 int fl::ValidateGeneratorRequestBudget(int64_t, int, int) request "
@@ -47,6 +47,23 @@ BROKEN_INDEX = (
 )
 def test_error_kind(code: int, words: str, kind: type[IngotError]) -> None:
     assert type(ingot_error(code, words, doing="loading x:1", index=Path("/home/f"))) is kind
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("bind failed: Address already in use", ResourceBusy),
+        ("something new", ResourceBusy),
+        ("flock failed for '/x/foundry.local.modelinfo.lock'", ResourceBusy),
+        ("filesystem error: cannot create directories: Read-only file system", EnvironmentUnfit),
+        (BROKEN_INDEX, EnvironmentUnfit),
+        ("std::bad_alloc", DoesNotFit),
+    ],
+)
+def test_fault_of_the_service_is_never_the_variants(words: str, kind: type[IngotError]) -> None:
+    problem = service_error(words, doing="starting the web service", index=Path("/home/f"))
+    assert type(problem) is kind
+    assert "starting the web service" in str(problem)
 
 
 def test_broken_index_is_named_and_not_to_be_deleted() -> None:

@@ -202,3 +202,4 @@ def test_names_that_foundry_local_refuses_are_refused_before_it(name: str) -> No
 
 def test_alias_names_the_precision() -> None:
     assert model_alias("home", Precision.INT8) == "home-int8-cpu"
+    assert model_alias("Home", Precision.INT8) == "home-int8-cpu"

@@ -101,6 +101,11 @@ def test_failed_precision_gets_its_reason_instead_of_a_list_of_missing_metrics()
     assert advice == ["INT4 failed, mend that first: no memory."]
 
 
+def test_what_was_not_measured_is_measured_again_by_the_same_command() -> None:
+    (line,) = advice_for({"answers.right": Measurement(value=None, method="killed")})
+    assert "run the same command again: what was not measured is measured again" in line
+
+
 def test_undecided_gate_says_how_many_questions_would_settle_it() -> None:
     (line,) = advice_for({"answers.flip_rate": between(0.08, 0.05, 0.13, n=100)})
     assert line == (

@@ -128,7 +128,12 @@ def test_variant_that_could_not_be_examined_fails_whatever_its_numbers_say() -> 
 def test_other_failures_are_named_and_block_no_precision() -> None:
     judgement = judgement_of(failures={"speed": "the clock was lost"})
     assert judgement.champion == INT4
-    assert "speed failed: the clock was lost" in judgement.reason
+    assert judgement.reason.endswith("; speed could not be measured: the clock was lost.")
+    assert verdicts(judgement) == [PASS, PASS, PASS]
+    (advice,) = judgement.advice
+    assert advice.startswith(
+        "speed could not be measured: the clock was lost. Run the same command"
+    )
 
 
 def test_reference_is_never_judged_and_never_ships() -> None:

@@ -90,6 +90,17 @@ def test_names_are_listed_sorted_and_apart(settings: Settings) -> None:
     assert len(history_of(settings, "ant")) == 1
 
 
+def test_name_is_found_however_it_is_capitalised(settings: Settings) -> None:
+    crown(settings, 1, name="demo")
+    crown(settings, 2, name="Demo")
+    assert names(settings) == ["demo"]
+    assert len(history_of(settings, "DEMO")) == 2
+    champion, before = champion_of(settings, "Demo"), champion_before(settings, "dEMO")
+    assert champion is not None
+    assert before is not None
+    assert [champion.variant, before.variant] == ["2" * 64, "1" * 64]
+
+
 @pytest.mark.parametrize("damage", ["{broken", "", '{"name": "home"}', '{"champions": 3}'])
 def test_damaged_ledger_is_reported_and_not_written_over(settings: Settings, damage: str) -> None:
     path = settings.ledger / "home.json"

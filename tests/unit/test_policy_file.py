@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -193,6 +194,50 @@ def test_default_limits_can_be_met_with_the_promised_number_of_questions(
 ) -> None:
     assert all(_passes_unchanged(each, precision, enough) for each in _answer_gates())
     assert not all(_passes_unchanged(each, precision, enough - 1) for each in _answer_gates())
+
+
+DOCUMENTED: dict[float, dict[Precision, int | None]] = {
+    0.005: {Precision.INT4: 150, Precision.INT8: 220, Precision.FP16: 700},
+    0.01: {Precision.INT4: 160, Precision.INT8: 300, Precision.FP16: 1450},
+    0.02: {Precision.INT4: 250, Precision.INT8: 500, Precision.FP16: None},
+    0.05: {Precision.INT4: 500, Precision.INT8: None, Precision.FP16: None},
+    0.07: {Precision.INT4: 650, Precision.INT8: None, Precision.FP16: None},
+}
+
+
+@pytest.mark.parametrize("changed", DOCUMENTED)
+def test_documented_numbers_of_questions_pass_in_four_runs_of_five(changed: float) -> None:
+    for precision, enough in DOCUMENTED[changed].items():
+        assert _chance_to_pass(precision, changed, enough or 3000) >= 0.8 or enough is None
+        fewer = 3000 if enough is None else int(0.75 * enough)
+        assert _chance_to_pass(precision, changed, fewer) < 0.8
+
+
+def test_numbers_of_questions_in_the_guide_are_those_that_are_checked() -> None:
+    guide = (TASKS.parent / "docs" / "questions.md").read_text(encoding="utf-8")
+    assert "| none | 91 | 137 | 276 |" in guide
+    for changed, numbers in DOCUMENTED.items():
+        cells = " | ".join(f"{n:,}" if n else "never" for n in numbers.values())
+        assert f"| {100 * changed:g} % | {cells} |" in guide
+
+
+def _chance_to_pass(precision: Precision, changed: float, n: int) -> float:
+    """Sum the chances of all counts of gained and lost answers that both paired gates pass on."""
+    delta, flips = (gate(load_policy(), name) for name in ("answers_delta", "flip_rate"))
+    chance = 0.0
+    for count in range(n):
+        if wilson(count, n)[1] > flips.limit[precision]:
+            break
+        log_ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
+        log_chance = log_ways + count * math.log(changed) + (n - count) * math.log(1 - changed)
+        losing = [paired_difference(count - lost, lost, n)[0] for lost in range(count + 1)]
+        passing = sum(
+            math.comb(count, lost)
+            for lost, low in enumerate(losing)
+            if low >= delta.limit[precision]
+        )
+        chance += math.exp(log_chance) * passing / 2**count
+    return chance
 
 
 def _answer_gates() -> list[Gate]:

@@ -94,7 +94,33 @@ def test_failures_that_are_no_precision_make_no_row_but_a_line() -> None:
     failures = {"speed": "the clock was lost"}
     rows = variants_rows(sample_release().model_copy(update={"failures": failures}))
     assert [row["variant"] for row in rows] == ["INT4", "INT8"]
-    assert "- speed failed: the clock was lost" in report_with(failures=failures)
+    page = report_with(failures=failures)
+    assert "- speed could not be measured: the clock was lost" in page
+    assert "speed failed" not in page
+    assert "SPEED" not in page
+
+
+def test_failed_precision_is_written_as_in_the_table() -> None:
+    assert "- FP16 failed: no memory" in report_with(failures={"fp16": "no memory"})
+
+
+def test_peak_memory_says_what_it_is_the_peak_of() -> None:
+    page = render_report(sample_dossier())
+    assert "ONNX Runtime GenAI's (128 prompt and 32 new tokens, batch 1); a chat session" in page
+    unmeasured = {INT4: healthy_metrics() | {"memory.peak_rss_bytes": Measurement(value=None)}}
+    assert "Peak RAM is" not in report_with(metrics=unmeasured)
+
+
+def test_template_parity_with_foundry_local_is_called_what_it_is() -> None:
+    assert "by numbers of tokens, not by text" in render_report(sample_dossier())
+    assert "by numbers of tokens" not in report_with(metrics={})
+
+
+def test_policy_of_the_verdict_is_named() -> None:
+    dossier = sample_dossier()
+    assert f"Policy `{dossier.policy_digest[:12]}`." in render_report(dossier).split("## ")[0]
+    unknown = dossier.model_copy(update={"policy_digest": ""})
+    assert "Policy" not in render_report(unknown).split("## ")[0]
 
 
 def test_what_was_not_measured_is_named_with_its_reason() -> None:
@@ -123,6 +149,7 @@ def test_each_method_is_explained_once_with_all_its_metrics() -> None:
     [
         (between(1.02, 0.97, 1.06), "differ by a factor of 1.02 [0.97, 1.06]; smaller"),
         (between(1.36, 1.06, 1.54), "SPEED IS INVALID"),
+        (between(1.36, 1.06, 1.54), "Run the same command again on a quiet machine"),
         (between(0.76, 0.68, 0.94), "SPEED IS INVALID"),
         (exact(1.3), "SPEED IS INVALID"),
     ],
