@@ -1,4 +1,4 @@
-"""Make the virtual environment and run Ingot in it: `python make.py demo | test | lint | lock`.
+"""Make the virtual environment and run Ingot in it: `python make.py demo | test | lint`.
 
 Standard library only, because it runs before anything is installed; the Makefile and Windows both
 call it. The environment is made again only when the pins change.

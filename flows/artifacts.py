@@ -5,8 +5,10 @@ Stable keys make a timeline: how the releases of this server went, one under the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar, cast
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -20,9 +22,26 @@ from prefect.futures import PrefectFuture, as_completed
 from tasks.core.records import Environment, Release
 from tasks.report.markdown import environment_rows, release_markdown, variants_rows
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
+def decoration(show: Callable[P, None]) -> Callable[P, None]:
+    """Let a picture that cannot be shown stop no release: the report has all of it."""
+
+    @functools.wraps(show)
+    def guarded(*arguments: P.args, **options: P.kwargs) -> None:
+        try:
+            show(*arguments, **options)
+        except Exception:
+            log.exception("%s could not be shown in the Prefect UI", show.__name__)
+
+    return guarded
+
+
+@decoration
 def show_environment(environment: Environment) -> None:
     """Publish the environment table."""
     create_table_artifact(
@@ -34,14 +53,20 @@ def show_environment(environment: Environment) -> None:
 
 def follow(what: str, futures: Mapping[str, PrefectFuture[T]]) -> Mapping[str, PrefectFuture[T]]:
     """Show the progress of a fan-out until every task has ended; gives the futures back."""
+    _show_progress(what, futures)
+    return futures
+
+
+@decoration
+def _show_progress(what: str, futures: Mapping[str, PrefectFuture[T]]) -> None:
     key = f"ingot-{what}"
     description = f"{what}: {', '.join(sorted(futures))}"
     artifact = cast("UUID", create_progress_artifact(0.0, key=key, description=description))
     for done, _ in enumerate(as_completed(list(futures.values())), start=1):
         update_progress_artifact(artifact, progress=100.0 * done / len(futures))
-    return futures
 
 
+@decoration
 def show_release(release: Release) -> None:
     """Publish the variants table and the verdict."""
     create_table_artifact(

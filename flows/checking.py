@@ -9,13 +9,18 @@ from tasks.core.budget import GIB
 from tasks.core.records import SHIPPABLE, Environment, Forecast, Profile
 from tasks.core.settings import Settings
 from tasks.environment import check
-from tasks.environment.forecast import forecast_build, require_fit
+from tasks.environment.forecast import (
+    ExaminationForecast,
+    forecast_build,
+    forecast_examination,
+    require_fit,
+)
 from tasks.report.markup import Rows
 from tasks.variants.recipes import REFERENCE, plan_recipes
 
 
-def check_machine(checkpoint: Path | None) -> tuple[Environment, list[Forecast]]:
-    """Look at the machine; with a checkpoint, forecast each build.
+def check_machine(checkpoint: Path | None) -> tuple[Environment, Rows]:
+    """Look at the machine; with a checkpoint, forecast each build and examination.
 
     Raises:
         CheckpointRefused: it would not be admitted.
@@ -27,18 +32,20 @@ def check_machine(checkpoint: Path | None) -> tuple[Environment, list[Forecast]]
     found = admit_checkpoint(checkpoint)
     recipes = [REFERENCE, *plan_recipes(list(SHIPPABLE), profile=Profile.BALANCED)]
     forecasts = [forecast_build(found, recipe) for recipe in recipes]
-    require_fit(environment, forecasts)
-    return environment, forecasts
+    examinations = [forecast_examination(found, recipe) for recipe in recipes]
+    require_fit(environment, forecasts, examinations)
+    return environment, [*map(_build_row, forecasts), *map(_examination_row, examinations)]
 
 
-def forecast_rows(forecasts: list[Forecast]) -> Rows:
-    """One row a build: peak memory, disk, time."""
-    return [
-        {
-            "build": forecast.recipe.precision.value,
-            "peak RAM GiB": f"{forecast.peak_rss_bytes / GIB:.1f}",
-            "disk MB": f"{forecast.disk_bytes / 1e6:,.1f}",
-            "seconds": f"{forecast.seconds:.0f}",
-        }
-        for forecast in forecasts
-    ]
+def _build_row(forecast: Forecast) -> dict[str, str]:
+    return {
+        "step": f"build {forecast.recipe.precision}",
+        "peak RAM GiB": f"{forecast.peak_rss_bytes / GIB:.1f}",
+        "disk MB": f"{forecast.disk_bytes / 1e6:,.1f}",
+        "seconds": f"{forecast.seconds:.0f}",
+    }
+
+
+def _examination_row(forecast: ExaminationForecast) -> dict[str, str]:
+    peak = f"{forecast.peak_rss_bytes / GIB:.1f}"
+    return {"step": forecast.step, "peak RAM GiB": peak, "disk MB": "", "seconds": ""}

@@ -6,6 +6,7 @@ champion, 2 bad input, 3 no variant passed, 4 environment, 1 anything unforeseen
 
 from __future__ import annotations
 
+import io
 import json as json_format
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tasks.core.errors import EnvironmentUnfit, IngotError, InputError
+from tasks.core.errors import EnvironmentUnfit, IngotError, InputError, named
 from tasks.core.records import SHIPPABLE, Precision, Profile
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ AlgorithmOption = Annotated[str | None, typer.Option(help="default, rtn or k_qua
 AccuracyOption = Annotated[
     int | None, typer.Option(help="4 computes in INT8 (fast on CPUs), 1 in FP32.")
 ]
+HeadOption = Annotated[
+    bool | None, typer.Option("--int8-head/--int4-head", help="Language head of INT4.")
+]
+LayersOption = Annotated[
+    bool | None, typer.Option("--int8-layers/--int4-layers", help="Sensitive layers of INT4.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 
@@ -63,12 +70,8 @@ def release(
     symmetric: SymmetricOption = None,
     algorithm: AlgorithmOption = None,
     accuracy_level: AccuracyOption = None,
-    int8_head: Annotated[
-        bool | None, typer.Option("--int8-head/--int4-head", help="Language head of INT4.")
-    ] = None,
-    int8_layers: Annotated[
-        bool | None, typer.Option("--int8-layers/--int4-layers", help="Sensitive layers of INT4.")
-    ] = None,
+    int8_head: HeadOption = None,
+    int8_layers: LayersOption = None,
     questions: Annotated[Path | None, typer.Option(help="Domain questions, JSONL.")] = None,
     policy: Annotated[Path | None, typer.Option(help="Limits that differ, TOML.")] = None,
     json: JsonOption = False,
@@ -108,19 +111,19 @@ def check(
     json: JsonOption = False,
 ) -> None:
     """Look at this machine, the packages and Foundry Local; with a checkpoint, forecast."""
-    from flows.checking import check_machine, forecast_rows
+    from flows.checking import check_machine
     from flows.display import console_for, print_environment, print_rows
 
     with _errors_shown(json):
         environment, forecasts = check_machine(checkpoint)
         if json:
-            rows = [forecast.model_dump(mode="json") for forecast in forecasts]
-            _print_json({"environment": environment.model_dump(mode="json"), "forecasts": rows})
+            document = environment.model_dump(mode="json")
+            _print_json({"environment": document, "forecasts": forecasts})
         else:
             console = console_for(json=False)
             print_environment(console, environment)
             if forecasts:
-                print_rows(console, "Forecast of builds", forecast_rows(forecasts))
+                print_rows(console, "Forecast", forecasts)
     if environment.problems:
         raise typer.Exit(EnvironmentUnfit.exit_code)
 
@@ -192,14 +195,25 @@ def olive_config(
     profile: ProfileOption = Profile.BALANCED,
     block_size: BlockSizeOption = None,
     symmetric: SymmetricOption = None,
+    algorithm: AlgorithmOption = None,
+    accuracy_level: AccuracyOption = None,
+    int8_head: HeadOption = None,
+    int8_layers: LayersOption = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for config.json and package-config.json.")
     ] = None,
 ) -> None:
-    """Print the Olive configuration of a variant, for use with `olive run`."""
+    """Print the Olive configuration of a variant; with --output, ready for `olive run`."""
     from flows.olive import configuration
 
-    options = {"block_size": block_size, "is_symmetric": symmetric}
+    options = {
+        "block_size": block_size,
+        "is_symmetric": symmetric,
+        "algorithm": algorithm,
+        "accuracy_level": accuracy_level,
+        "int8_head": int8_head,
+        "int8_layers": int8_layers,
+    }
     overrides = {key: value for key, value in options.items() if value is not None}
     with _errors_shown(json=False):
         print(configuration(checkpoint, precision, profile, overrides, output))
@@ -207,6 +221,9 @@ def olive_config(
 
 def main() -> None:
     """Run the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a code page without `✓` stops no release
+            stream.reconfigure(errors="replace")
     app()
 
 
@@ -223,7 +240,8 @@ def _release(fields: Mapping[str, object], *, json: bool) -> None:
         else:
             print_release(console, outcome)
     if outcome.registration is None:
-        raise typer.Exit(NO_VARIANT_PASSED)
+        unfinished = bool(outcome.environment_faults)
+        raise typer.Exit(EnvironmentUnfit.exit_code if unfinished else NO_VARIANT_PASSED)
 
 
 def _request(fields: Mapping[str, object]) -> ReleaseRequest:
@@ -253,7 +271,9 @@ def _run(request: ReleaseRequest) -> Release:
         from flows.release import release as flow
 
         state = flow(request, return_state=True)
-        outcome = state.result(raise_on_failure=True)
+        outcome = state.result(raise_on_failure=False)
+    if isinstance(outcome, Exception):
+        raise outcome
     if not isinstance(outcome, Release):
         raise TypeError(f"the release flow gave {type(outcome).__name__}, not a Release")
     return outcome
@@ -270,8 +290,8 @@ class _errors_shown:  # noqa: N801  (used as a keyword: `with _errors_shown(json
 
     def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
         """Show an error of Ingot's tree; let any other pass."""
-        if isinstance(problem, IngotError):
-            _fail(problem, json=self._json)
+        if isinstance(problem, IngotError | OSError | MemoryError):
+            _fail(named(problem), json=self._json)
 
 
 def _fail(problem: IngotError, *, json: bool) -> NoReturn:

@@ -23,6 +23,7 @@ from tasks.core.progress import StepEvent, StepState, add_listener, remove_liste
 from tasks.core.records import Environment, Release
 from tasks.report.markdown import environment_rows, variants_rows
 from tasks.report.markup import Rows
+from tasks.report.remarks import failures_in_words
 
 MARKS = {
     StepState.FINISHED: ("✓", "green"),
@@ -140,8 +141,8 @@ def print_release(console: Console, release: Release) -> None:
     """Print the variants, the champion with its answer, and where the report is."""
     console.print()
     print_rows(console, f"Variants of {release.name}", variants_rows(release, intervals=False))
-    for precision, reason in release.failures.items():
-        console.print(f"[red]{precision} failed:[/] {escape(reason)}")
+    for failure in failures_in_words(release.failures):
+        console.print(f"[red]{escape(failure)}[/]")
     console.print(f"[bold]Verdict[/]   {escape(release.judgement.reason)}")
     for advice in release.judgement.advice[:MOST_ADVICE]:
         console.print(f"[bold]Try[/]       {escape(advice)}")

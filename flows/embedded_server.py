@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
@@ -43,7 +44,7 @@ def start_prefect() -> Iterator[None]:
         say("importing")
         from prefect.settings import PREFECT_API_URL
 
-        say(PREFECT_API_URL.value() or "embedded server")
+        say(_without_secrets(PREFECT_API_URL.value()) or "embedded server")
         _require_answer()
     with _no_heartbeat():
         yield
@@ -53,15 +54,26 @@ def _require_answer() -> None:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    with get_client(sync_client=True) as client:
-        problem = client.api_healthcheck()
+    address = _without_secrets(PREFECT_API_URL.value()) or "the embedded server"
+    try:
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+    except RuntimeError as failure:  # the embedded server did not start
+        problem = failure
     if problem is not None:
-        address = PREFECT_API_URL.value() or "the embedded server"
         raise EnvironmentUnfit(
             f"the Prefect API at {address} does not answer",
             got=str(problem),
             next_step="start that server, or unset PREFECT_API_URL to use the embedded one",
         ) from problem
+
+
+def _without_secrets(address: str | None) -> str:
+    """Give an address without user and password."""
+    if not address:
+        return ""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 @contextmanager

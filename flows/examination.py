@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flows.fan_out import Settled, reasons, result_of, settle
+from flows.fan_out import Settled, first_failures, result_of, settle
 from tasks.core.errors import IngotError
 from tasks.core.records import (
     Checkpoint,
@@ -15,7 +15,7 @@ from tasks.core.records import (
     Variant,
 )
 from tasks.examine.protocol import Protocol
-from tasks.examine.task import examine_variant, measure_speed
+from tasks.examine.task import examine_reference, examine_variant, measure_speed
 from tasks.foundry.task import stage_variant
 
 
@@ -25,24 +25,33 @@ class Examination:
 
     Attributes:
         metrics: by variant digest, then by metric name.
-        failures: precision to the reason why an examination could not be made.
+        failures: precision, or `speed`, to why it could not be examined or timed.
     """
 
     evidence: list[Evidence]
     metrics: dict[str, dict[str, Measurement]]
-    failures: dict[str, str]
+    failures: dict[str, IngotError]
 
 
 def examine_all(
     checkpoint: Checkpoint,
     reference: Variant,
-    yardstick: Evidence,
     built: list[Variant],
     questions: QuestionFile,
-    protocol: Protocol,
     environment: Environment,
 ) -> Examination:
-    """Examine every variant; what could not be measured is missing, and missing never passes."""
+    """Examine every variant; what could not be measured is missing, and missing never passes.
+
+    Raises:
+        IngotError: the reference could not be examined; without it nothing can be compared.
+    """
+    protocol = Protocol.standard()
+    yardstick = result_of(
+        examine_reference.submit(
+            checkpoint, reference, questions, protocol=protocol, environment=environment
+        ),
+        "examine reference",
+    )
     examined = settle(
         {
             variant.precision.value: examine_variant.submit(
@@ -71,9 +80,9 @@ def examine_all(
     timed = _timed(able, protocol, environment)
     evidence = [*examined.results.values(), *staged.results.values(), *timed.results.values()]
     return Examination(
-        evidence=evidence,
+        evidence=[yardstick, *evidence],
         metrics={variant.digest: _metrics(variant, yardstick, evidence) for variant in built},
-        failures=reasons([examined, staged, timed]),
+        failures=first_failures([examined, staged, timed]),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from prefect.futures import PrefectFuture
 
-from tasks.core.errors import IngotError
+from tasks.core.errors import EnvironmentUnfit, IngotError, TransientFault, named
 from tasks.core.progress import StepState, announce
 
 T = TypeVar("T")
@@ -27,7 +27,10 @@ def result_of(future: PrefectFuture[T], step: str) -> T:
     future.wait()
     if future.state.name == "Cached":
         announce(step, StepState.CACHED)
-    result: T = future.result(raise_on_failure=True)
+    try:
+        result: T = future.result(raise_on_failure=True)
+    except (OSError, MemoryError) as problem:
+        raise named(problem) from problem
     return result
 
 
@@ -47,10 +50,15 @@ def settle(futures: Mapping[str, PrefectFuture[T]], step: str) -> Settled[T]:
     return settled
 
 
-def reasons(settled: Iterable[Settled[T]]) -> dict[str, str]:
-    """Why subjects failed, in words; the first reason of each counts."""
-    found: dict[str, str] = {}
+def first_failures(settled: Iterable[Settled[T]]) -> dict[str, IngotError]:
+    """Why subjects failed; the first failure of each counts."""
+    found: dict[str, IngotError] = {}
     for group in settled:
         for subject, problem in group.failures.items():
-            found.setdefault(subject, str(problem))
+            found.setdefault(subject, problem)
     return found
+
+
+def is_environments(problem: IngotError) -> bool:
+    """Tell whether this machine, not the model, is the reason."""
+    return isinstance(problem, EnvironmentUnfit | TransientFault)

@@ -43,7 +43,9 @@ def go_back(name: str) -> Champion:
         InputError: there is none before it.
     """
     now = datetime.now(UTC)
-    return roll_back(name, run_id=f"{now:%Y%m%dT%H%M%SZ}-{name}-rollback", settings=Settings())
+    return roll_back(
+        name, run_id=f"{now:%Y%m%dT%H%M%SZ}-{name.lower()}-rollback", settings=Settings()
+    )
 
 
 def _row(champion: Champion) -> dict[str, str]:

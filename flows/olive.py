@@ -43,8 +43,7 @@ def configuration(
     package = json.dumps(package_config(), indent=2)
     write_text_atomically(base / "package-config.json", package + "\n")
     return (
-        f"CI=1 olive run --config {base / 'config.json'} "
-        f"--package-config {base / 'package-config.json'}"
+        f"olive run --config {base / 'config.json'} --package-config {base / 'package-config.json'}"
     )
 
 

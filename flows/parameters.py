@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.core.records import SHIPPABLE, Precision, Profile
+from tasks.core.records import Precision, Profile
 
 
 class QuantisationOptions(BaseModel):
@@ -47,8 +47,8 @@ class ReleaseRequest(BaseModel):
     name: str | None = Field(
         default=None, description="Name in Foundry Local; the folder's name when empty."
     )
-    precisions: list[Precision] = Field(
-        default=list(SHIPPABLE),
+    precisions: list[Literal[Precision.INT4, Precision.INT8, Precision.FP16]] = Field(
+        default=[Precision.INT4, Precision.INT8, Precision.FP16],
         min_length=1,
         description="Variants to build. The smallest that passes ships.",
     )

@@ -53,7 +53,7 @@ def check_request(request: ReleaseRequest) -> Order:
         recipes=plan_recipes(request.precisions, profile=request.profile, overrides=overrides),
         questions=QuestionFile(path=path, digest=questions_digest(questions), count=len(questions)),
         question=questions[0],
-        policy=load_policy(request.policy),
+        policy=load_policy(request.policy.expanduser() if request.policy else None),
     )
 
 

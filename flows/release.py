@@ -13,23 +13,32 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import artifacts
 from flows.examination import examine_all
-from flows.fan_out import result_of, settle
+from flows.fan_out import is_environments, settle
 from flows.parameters import ReleaseRequest
 from flows.preflight import check_request
 from flows.step_log import StepLog
 from tasks.checkpoint.task import admit_checkpoint
+from tasks.core.errors import IngotError, named
 from tasks.core.housekeeping import clear_leftovers
-from tasks.core.records import Checkpoint, Forecast, Precision, Release, Variant
+from tasks.core.records import (
+    Checkpoint,
+    Forecast,
+    Precision,
+    Question,
+    Registration,
+    Release,
+    Variant,
+)
 from tasks.core.settings import Settings
+from tasks.environment.check import require_fit_environment
 from tasks.environment.task import check_environment, forecast_builds
-from tasks.examine.protocol import Protocol
-from tasks.examine.task import examine_reference
 from tasks.foundry.task import register_champion
+from tasks.judge.policy import policy_digest
 from tasks.judge.task import judge_variants
 from tasks.report.task import record_release
 from tasks.variants.recipes import REFERENCE, check_recipe
@@ -68,22 +77,14 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
         clear_leftovers(Settings())
         environment = check_environment()
         artifacts.show_environment(environment)
+        require_fit_environment(environment)
         checkpoint = admit_checkpoint(order.checkpoint, request.name)
         for recipe in order.recipes:
             check_recipe(recipe, checkpoint)
         forecasts = forecast_builds(environment, checkpoint, [REFERENCE, *order.recipes])
 
         reference, built, failures = build_all(checkpoint, forecasts)
-        protocol = Protocol.standard()
-        yardstick = result_of(
-            examine_reference.submit(
-                checkpoint, reference, order.questions, protocol=protocol, environment=environment
-            ),
-            "examine reference",
-        )
-        examination = examine_all(
-            checkpoint, reference, yardstick, built, order.questions, protocol, environment
-        )
+        examination = examine_all(checkpoint, reference, built, order.questions, environment)
         failures |= examination.failures
 
         judgement = judge_variants(
@@ -91,13 +92,11 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
             examination.metrics,
             order.policy,
             parameters=checkpoint.parameters,
-            failures=failures,
+            failures=in_words(failures),
         )
         champion = next((v for v in built if v.digest == judgement.champion), None)
         run = run_id(checkpoint.name)
-        registration = (
-            register_champion(checkpoint.name, champion, order.question, run) if champion else None
-        )
+        registration = ship(champion, checkpoint.name, order.question, run, failures)
         outcome = record_release(
             Release(
                 run_id=run,
@@ -105,7 +104,8 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
                 checkpoint=checkpoint,
                 environment=environment,
                 variants=built,
-                failures=failures,
+                failures=in_words(failures),
+                environment_faults=sorted(k for k, v in failures.items() if is_environments(v)),
                 metrics=examination.metrics,
                 judgement=judgement,
                 registration=registration,
@@ -113,8 +113,9 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
                 seconds=time.monotonic() - began,
                 cached=steps.cached,
             ),
-            [yardstick, *examination.evidence],
+            examination.evidence,
             steps.timings,
+            policy_digest(order.policy),
         )
     artifacts.show_release(outcome)
     return final_state(outcome)
@@ -122,7 +123,7 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
 
 def build_all(
     checkpoint: Checkpoint, forecasts: list[Forecast]
-) -> tuple[Variant, list[Variant], dict[str, str]]:
+) -> tuple[Variant, list[Variant], dict[str, IngotError]]:
     """Build the reference and every variant side by side; one that fails stops no other.
 
     Raises:
@@ -138,8 +139,29 @@ def build_all(
         raise builds.failures[Precision.FP32]
     if not variants:
         raise next(iter(builds.failures.values()))
-    failures = {subject: str(problem) for subject, problem in builds.failures.items()}
-    return builds.results[Precision.FP32], list(variants.values()), failures
+    return builds.results[Precision.FP32], list(variants.values()), dict(builds.failures)
+
+
+def ship(
+    champion: Variant | None,
+    name: str,
+    question: Question,
+    run: str,
+    failures: dict[str, IngotError],
+) -> Registration | None:
+    """Register the champion; one that does not answer there is a failure among the others."""
+    if champion is None:
+        return None
+    try:
+        return register_champion(name, champion, question, run)
+    except (IngotError, OSError) as problem:
+        failures["registration"] = named(problem)
+        return None
+
+
+def in_words(failures: dict[str, IngotError]) -> dict[str, str]:
+    """Give the failures as text, for records and reports."""
+    return {subject: str(problem) for subject, problem in failures.items()}
 
 
 def run_id(name: str) -> str:
@@ -149,10 +171,12 @@ def run_id(name: str) -> str:
 
 
 def final_state(outcome: Release) -> Release | State[Release]:
-    """Say in the state's name when nothing ships, or not everything could be built."""
+    """Say in the state's name when nothing ships, and why: the model or the machine."""
+    failed = ", ".join(sorted(outcome.failures))
+    if outcome.registration is None and outcome.environment_faults:
+        return Failed(name="Unfinished", message=f"{failed} failed", data=outcome)
     if outcome.registration is None:
         return Completed(name="Refused", message=outcome.judgement.reason, data=outcome)
     if outcome.failures:
-        failed = ", ".join(sorted(outcome.failures))
         return Completed(name="Partial", message=f"{failed} failed", data=outcome)
     return outcome

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import importlib
 import os
 import signal
@@ -24,10 +23,9 @@ from typing import Any
 import psutil
 from pydantic import BaseModel
 
-from tasks.core.errors import DoesNotFit, IngotError, ResourceBusy, ToolFailed
+from tasks.core.errors import named
 
 PR_SET_PDEATHSIG = 1
-_BUSY = (errno.EAGAIN, errno.EBUSY, errno.ETXTBSY)
 
 
 class Failure(BaseModel):
@@ -99,14 +97,7 @@ def _call(target: str, request_file: Path) -> dict[str, Any]:
 
 
 def _describe(problem: Exception) -> Failure:
-    if isinstance(problem, IngotError):
-        known: IngotError = problem
-    elif isinstance(problem, MemoryError) or getattr(problem, "errno", None) == errno.ENOSPC:
-        known = DoesNotFit(f"{type(problem).__name__}: {problem}", next_step="free memory or disk")
-    elif isinstance(problem, OSError) and problem.errno in _BUSY:
-        known = ResourceBusy(f"{type(problem).__name__}: {problem}")
-    else:
-        known = ToolFailed(f"{type(problem).__name__}: {problem}")
+    known = named(problem)
     return Failure(kind=type(known).__name__, fields=known.to_fields())
 
 

@@ -21,7 +21,12 @@ It knows nothing of Prefect: `tasks/core/task.py` turns the tree into a retry po
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+_BUSY = (errno.EAGAIN, errno.EBUSY, errno.ETXTBSY)
+_SHARING_VIOLATIONS = (32, 33)  # Windows: another program, most often a virus scanner, has it open
 
 
 class IngotError(Exception):
@@ -155,3 +160,18 @@ def error_from_fields(kind: str, fields: dict[str, str]) -> IngotError:
         fields: what `IngotError.to_fields` gave.
     """
     return _rebuild(_subclasses(IngotError).get(kind, ToolFailed), fields)
+
+
+def named(problem: BaseException) -> IngotError:
+    """Find an error's place in the tree: the system's by number, foreign ones as ToolFailed."""
+    if isinstance(problem, IngotError):
+        return problem
+    text = f"{type(problem).__name__}: {problem}"
+    number = getattr(problem, "errno", None)
+    if isinstance(problem, MemoryError) or number in _FULL:
+        return DoesNotFit(text, next_step="free memory or disk, then run the same command again")
+    if number in _BUSY or getattr(problem, "winerror", None) in _SHARING_VIOLATIONS:
+        return ResourceBusy(text)
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return EnvironmentUnfit(text, next_step="make it writable, or set INGOT_HOME elsewhere")
+    return ToolFailed(text)

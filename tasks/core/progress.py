@@ -84,7 +84,10 @@ def announce(step: str, state: StepState, detail: str = "") -> None:
     with _mutex:
         listeners = list(_listeners)
     for listener in listeners:
-        listener(event)
+        try:
+            listener(event)
+        except Exception:
+            log.exception("a listener could not take %s", event)
 
 
 @contextmanager

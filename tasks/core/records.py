@@ -25,6 +25,10 @@ class Record(BaseModel):
         """Digests of the store objects that this record stands for; a cache hit needs them all."""
         return []
 
+    def is_settled(self) -> bool:
+        """Tell whether asking again would give the same: a cache keeps nothing else."""
+        return True
+
 
 # ---------------------------------------------------------------- what is asked for
 
@@ -292,6 +296,10 @@ class Evidence(Record):
         """The raw rows."""
         return [self.frames] if self.frames else []
 
+    def is_settled(self) -> bool:
+        """Only when everything was measured; what was not may be measured the next time."""
+        return all(found.value is not None for found in self.metrics.values())
+
 
 class Answer(Record):
     """One question's answer by one model."""
@@ -375,7 +383,9 @@ class Release(Record):
     """The outcome of one release, as the command and the UI show it.
 
     Attributes:
-        failures: precision to the reason why it could not be built or examined.
+        failures: precision (or `speed`, `registration`) to the reason why it could not be built,
+            examined, timed or registered.
+        environment_faults: those of them that this machine, not the model, is the reason for.
         cached: steps that were cache hits.
         metrics: by variant digest, then by metric name.
     """
@@ -386,6 +396,7 @@ class Release(Record):
     environment: Environment
     variants: list[Variant]
     failures: dict[str, str]
+    environment_faults: list[str] = []
     metrics: dict[str, dict[str, Measurement]]
     judgement: Judgement
     registration: Registration | None

@@ -25,8 +25,9 @@ from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import IsolationLevel
 from prefect.types import DateTime
 
-from tasks.core.errors import TransientFault
+from tasks.core.errors import TransientFault, named
 from tasks.core.locks import KernelLocks
+from tasks.core.progress import step
 from tasks.core.records import Record
 from tasks.core.settings import Settings
 from tasks.core.store import Store
@@ -63,7 +64,11 @@ class KernelLockManager(LockManager):
         hold_timeout: float | None = None,  # noqa: ARG002  (Prefect's protocol; a kernel lock has none)
     ) -> bool:
         """See Prefect's `LockManager`."""
-        return self._locks.acquire(key, holder, acquire_timeout)
+        if self._locks.acquire(key, holder, 0):
+            return True
+        with step(f"wait for {key.rsplit('-', 1)[0]}") as say:
+            say("another run is making the same")
+            return self._locks.acquire(key, holder, acquire_timeout)
 
     async def aacquire_lock(
         self,
@@ -161,7 +166,7 @@ def _drop_if_hollow(results: ResultStore, key: str) -> None:
     results.acquire_lock(key, holder)
     try:
         if results.exists(key) and not _is_whole(results.read(key, holder=holder).result):
-            log.warning("cached record %s has lost its files; the step runs again", key[:40])
+            log.warning("cached record %s is incomplete; the step runs again", key[:40])
             # Prefect's stores cannot delete; what has expired does not exist for them.
             results.write(None, key=key, expiration=LONG_AGO, holder=holder)
             results.cache.clear()
@@ -170,8 +175,10 @@ def _drop_if_hollow(results: ResultStore, key: str) -> None:
 
 
 def _is_whole(record: object) -> bool:
+    if not isinstance(record, Record) or not record.is_settled():
+        return False
     store = Store(Settings().store)
-    return isinstance(record, Record) and all(store.is_intact(name) for name in record.objects())
+    return all(store.is_intact(name) for name in record.objects())
 
 
 def may_heal(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
@@ -179,7 +186,8 @@ def may_heal(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # 
 
     A plain function on purpose: Prefect accepts a callable object here and then never retries.
     """
-    return isinstance(state.result(raise_on_failure=False), TransientFault)
+    problem = state.result(raise_on_failure=False)
+    return isinstance(problem, Exception) and isinstance(named(problem), TransientFault)
 
 
 LOCKS = KernelLockManager()

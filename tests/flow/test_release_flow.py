@@ -5,6 +5,7 @@ The steps are hand-written fakes; each is held against the real thing in tests/r
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 from collections import Counter
@@ -22,7 +23,6 @@ from tasks.core.errors import (
     CheckpointRefused,
     ChildKilled,
     DoesNotFit,
-    IngotError,
     ToolFailed,
     VariantUnusable,
 )
@@ -63,11 +63,12 @@ SIZES = {Precision.INT4: 40, Precision.INT8: 60, Precision.FP16: 90, Precision.F
 class Workshop:
     """Fakes of every step that needs a tool, with a fault to plant and a count of the calls."""
 
-    faults: dict[str, list[IngotError]] = field(default_factory=dict)
+    faults: dict[str, list[Exception]] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     bad: dict[Precision, str] = field(default_factory=dict)
+    unmeasured: str | None = None
 
-    def fail(self, step: str, *problems: IngotError) -> None:
+    def fail(self, step: str, *problems: Exception) -> None:
         self.faults[step] = list(problems)
 
     def _enter(self, step: str) -> None:
@@ -136,6 +137,8 @@ class Workshop:
             gate = next(g for g in load_policy(None).gates if g.metric == broken)
             limit = gate.limit_for(variant.precision, 1)
             found[broken] = Measurement(value=limit + (9 if gate.operator == "<=" else -9))
+        if self.unmeasured:
+            found[self.unmeasured] = Measurement(value=None, method="planted")
         return found
 
 
@@ -264,6 +267,50 @@ def test_gate_is_never_asked_twice(workshop: Workshop, run: Any) -> None:
     workshop.bad = dict.fromkeys(SIZES, "answers.flip_rate")
     run()
     assert workshop.calls["examine int4"] == 1
+
+
+def test_machine_that_cannot_examine_is_not_a_refusal(workshop: Workshop, run: Any) -> None:
+    for precision in ("int4", "int8", "fp16"):
+        workshop.fail(f"examine {precision}", DoesNotFit("too large"))
+    name, outcome = run()
+    assert name == "Unfinished"
+    assert outcome.registration is None
+    assert outcome.environment_faults == ["fp16", "int4", "int8"]
+    assert outcome.report.is_file()
+
+
+def test_full_disk_fails_the_variant_and_not_the_flow(workshop: Workshop, run: Any) -> None:
+    workshop.fail("build int8", OSError(errno.ENOSPC, "No space left on device"))
+    name, outcome = run()
+    assert name == "Partial"
+    assert "No space left" in outcome.failures["int8"]
+    assert outcome.registration.model_id == "demo-int4-cpu:1"
+
+
+def test_busy_file_is_tried_again(workshop: Workshop, run: Any) -> None:
+    workshop.fail("build int8", OSError(errno.EBUSY, "Device or resource busy"))
+    name, _ = run()
+    assert name == "Completed"
+    assert workshop.calls["build int8"] == 2
+
+
+def test_champion_that_does_not_answer_is_reported(workshop: Workshop, run: Any) -> None:
+    workshop.fail("register champion", ToolFailed("answers unlike ONNX Runtime GenAI"))
+    name, outcome = run()
+    assert name == "Refused"
+    assert "unlike" in outcome.failures["registration"]
+    assert outcome.report.is_file()
+
+
+def test_what_was_not_measured_is_measured_by_the_next_run(workshop: Workshop, run: Any) -> None:
+    workshop.unmeasured = "decode.repeat_mismatches"
+    name, _ = run()
+    assert name == "Refused"
+    workshop.unmeasured = None
+    name, _ = run()
+    assert name == "Completed"
+    assert workshop.calls["examine int4"] == 2
+    assert workshop.calls["build int4"] == 1
 
 
 def test_all_builds_failing_is_the_flows_failure(workshop: Workshop, run: Any) -> None:

@@ -271,7 +271,8 @@ def test_killed_release_resumes_without_building_twice(tmp_path: Path) -> None:
     store = Store(ingot.home / "store")
     order = ("release", REPOSITORY / "demo" / "checkpoint", "--name", "demo", "-p", "int4")
     with started(ingot, *order) as process:
-        wait_for(lambda: objects.exists() and any(objects.iterdir()))
+        records = ingot.home / "records"
+        wait_for(lambda: any(records.glob("build-variant-*")))
         children = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
