@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from tasks.core.errors import VariantUnusable
-from tasks.core.records import Measurement
 from tasks.examine.divergence import distances
 from tasks.examine.fidelity import mean_kld, token_frame
-from tasks.examine.generation import Completion, Engine
+from tasks.examine.generation import Engine
 from tasks.examine.metrics import Metrics, count, none_measured
 from tasks.examine.protocol import Protocol
 from tasks.examine.sequences import Forced
 
-METRIC_NAMES = ("decode.kld_mean", "decode.repeat_mismatches")
+METRIC_NAMES = ("decode.kld_mean", "decode.repeat_mismatches", "decode.chunk_mismatches")
 _CHUNK_TOKENS = 7  # odd and small, so that even short prompts are cut in several pieces
 
 
@@ -35,15 +34,14 @@ def examine_decoding(
     value, and the notes have the engine's words.
     """
     try:
-        measured = {
-            "decode.kld_mean": mean_kld(_prefill_against_decode(engine, sequences, say), protocol),
-            "decode.repeat_mismatches": _repeats(engine, sequences, protocol, say),
-        }
+        parity = mean_kld(_prefill_against_decode(engine, sequences, say), protocol)
+        repeats, notes = _repeats(engine, sequences, protocol, say)
     except VariantUnusable as problem:
         metrics = none_measured(METRIC_NAMES, f"the engine failed: {problem.message[:200]}")
         failed = count(1, 1, "the engine failed while decoding")
         return {**metrics, "decode.failed": failed}, [f"cannot decode: {problem.message}"]
-    return {**measured, "decode.failed": count(0, 1, "the engine decoded every token")}, []
+    decoded = count(0, 1, "the engine decoded every token")
+    return {"decode.kld_mean": parity, **repeats, "decode.failed": decoded}, notes
 
 
 def _prefill_against_decode(
@@ -63,20 +61,29 @@ def _prefill_against_decode(
 
 def _repeats(
     engine: Engine, sequences: Sequence[Forced], protocol: Protocol, say: Callable[[str], None]
-) -> Measurement:
-    mismatches = comparisons = 0
+) -> tuple[Metrics, list[str]]:
+    unlike_again: list[str] = []
+    unlike_in_pieces: list[str] = []
     for number, forced in enumerate(sequences, start=1):
         say(f"repeated answers {number}/{len(sequences)}")
         limit = min(protocol.decode_max_tokens, engine.context_length - len(forced.prompt))
         first = engine.complete(forced.prompt, limit, afresh=True)
-        again: list[Completion] = [
-            engine.complete(forced.prompt, limit) for _ in range(protocol.repeats - 1)
-        ]
-        again.append(engine.complete(forced.prompt, limit, chunk=_CHUNK_TOKENS))
-        comparisons += len(again)
-        mismatches += sum(other != first for other in again)
-    return count(
-        mismatches,
-        comparisons,
-        f"greedy tokens of {protocol.repeats} runs, afresh and rewound, and of a prompt in pieces",
-    )
+        again = [engine.complete(forced.prompt, limit) for _ in range(protocol.repeats - 1)]
+        unlike_again += [forced.question_id for other in again if other != first]
+        if engine.complete(forced.prompt, limit, chunk=_CHUNK_TOKENS) != first:
+            unlike_in_pieces.append(forced.question_id)
+    metrics = {
+        "decode.repeat_mismatches": count(
+            len(unlike_again),
+            len(sequences) * (protocol.repeats - 1),
+            f"greedy tokens of {protocol.repeats} runs of a prompt, afresh and rewound",
+        ),
+        "decode.chunk_mismatches": count(
+            len(unlike_in_pieces),
+            len(sequences),
+            f"greedy tokens after a prompt in pieces of {_CHUNK_TOKENS} tokens, and in one",
+        ),
+    }
+    found = (("asked again", unlike_again), ("asked in pieces", unlike_in_pieces))
+    notes = [f"{how}, other tokens: {', '.join(sorted(set(ids)))}" for how, ids in found if ids]
+    return metrics, notes

@@ -15,7 +15,7 @@ from pydantic import Field
 from tasks.core.records import Question, Record
 
 # Raise it when an examination changes what it measures: cached evidence is then made again.
-REVISION = 2
+REVISION = 3
 
 
 class TimingPlan(Record):

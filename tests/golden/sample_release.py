@@ -89,8 +89,8 @@ def healthy_metrics() -> dict[str, Measurement]:
         name: exact(0)
         for name in (
             "template.text_mismatches", "template.token_mismatches", "template.eos_missing",
-            "decode.repeat_mismatches", "foundry.token_mismatches", "foundry.session_mismatches",
-            "foundry.stream_mismatches", "foundry.http_mismatches",
+            "decode.repeat_mismatches", "decode.chunk_mismatches", "foundry.token_mismatches",
+            "foundry.session_mismatches", "foundry.stream_mismatches", "foundry.http_mismatches",
         )
     }  # fmt: skip
     return {

@@ -115,6 +115,7 @@ def test_sound_variant_has_a_value_for_every_metric(bench: Bench, sound: Evidenc
     assert value(sound, "template.eos_missing") == 0
     assert value(sound, "decode.kld_mean") < 1e-4
     assert value(sound, "decode.repeat_mismatches") == 0
+    assert value(sound, "decode.chunk_mismatches") == 0
     assert value(sound, "fidelity.kld_mean") < 0.01
     assert value(sound, "answers.right") > 0.9
     assert value(sound, "answers.stopped_ratio") == 1

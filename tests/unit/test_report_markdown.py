@@ -221,7 +221,7 @@ def test_verdict_lists_only_gates_that_did_not_pass() -> None:
     assert "| INT4 | flip_rate | 0.16 [0.13, 0.19] | <= 0.12 | FAIL |" in page
     assert "| INT8 |" not in page
     passed = sum(gate.verdict is GateVerdict.PASS for gate in judgement.verdicts[0].gates)
-    assert f"- INT4: FAIL, {passed} of 23 gates pass" in page
+    assert f"- INT4: FAIL, {passed} of 24 gates pass" in page
 
 
 def test_failed_warning_is_marked_as_one() -> None:

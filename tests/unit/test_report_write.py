@@ -191,7 +191,7 @@ def test_metrics_json_gives_the_release_back() -> None:
 
 def test_metrics_json_lists_every_gate_flat_with_its_variant() -> None:
     gates = json.loads(metrics_json(sample_dossier()))["gates"]
-    assert len(gates) == 2 * 23
+    assert len(gates) == 2 * 24
     flips = [gate for gate in gates if gate["gate"] == "flip_rate"]
     assert [(g["precision"], g["verdict"], g["measurement"]["value"]) for g in flips] == [
         ("int4", "FAIL", 0.16),
