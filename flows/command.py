@@ -10,19 +10,21 @@ import io
 import json as json_format
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from tasks.core.errors import EnvironmentUnfit, IngotError, InputError, named
-from tasks.core.records import SHIPPABLE, Precision, Profile
+from tasks.core.records import Precision, Profile
 
 if TYPE_CHECKING:
     from flows.parameters import ReleaseRequest
     from tasks.core.records import Release
 
 NO_VARIANT_PASSED = 3
+INTERRUPTED = 130
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 
 app = typer.Typer(
@@ -33,11 +35,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+class Shippable(StrEnum):
+    """The precisions that may ship; FP32 is the reference and is built for every release."""
+
+    INT4 = "int4"
+    INT8 = "int8"
+    FP16 = "fp16"
+
+
 CheckpointArgument = Annotated[
     Path, typer.Argument(help="Hugging Face folder with safetensors weights.", show_default=False)
 ]
 PrecisionOption = Annotated[
-    list[Precision],
+    list[Shippable],
     typer.Option("--precision", "-p", help="Variant to build; repeat for several."),
 ]
 ProfileOption = Annotated[Profile, typer.Option(help="Choice of INT4 options.")]
@@ -57,14 +68,19 @@ HeadOption = Annotated[
 LayersOption = Annotated[
     bool | None, typer.Option("--int8-layers/--int4-layers", help="Sensitive layers of INT4.")
 ]
+NameOption = Annotated[
+    str | None, typer.Option(help="Name in Foundry Local; else the folder's name.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 
 @app.command()
 def release(
     checkpoint: CheckpointArgument,
-    name: Annotated[str | None, typer.Option(help="Name in Foundry Local.")] = None,
-    precision: PrecisionOption = list(SHIPPABLE),  # noqa: B006  (Typer copies it)
+    name: Annotated[
+        str | None, typer.Option(help="Name in Foundry Local; else the folder's name.")
+    ] = None,
+    precision: PrecisionOption = list(Shippable),  # noqa: B006  (Typer copies it)
     profile: ProfileOption = Profile.BALANCED,
     block_size: BlockSizeOption = None,
     symmetric: SymmetricOption = None,
@@ -88,7 +104,7 @@ def release(
     fields = {
         "checkpoint": checkpoint,
         "name": name,
-        "precisions": list(dict.fromkeys(precision)),
+        "precisions": [Precision(one.value) for one in dict.fromkeys(precision)],
         "profile": profile,
         "options": options,
         "questions": questions,
@@ -131,7 +147,7 @@ def check(
 @app.command(name="list")
 def list_champions(json: JsonOption = False) -> None:
     """List what is registered: the champion of each name."""
-    from flows.display import console_for, print_rows
+    from flows.display import console_for, print_champions
     from flows.inventory import champions
 
     with _errors_shown(json):
@@ -139,7 +155,7 @@ def list_champions(json: JsonOption = False) -> None:
         if json:
             _print_json(rows)
         elif rows:
-            print_rows(console_for(json=False), "Champions", rows)
+            print_champions("Champions", rows)
         else:
             console_for(json=False).print("Nothing is registered yet; try `ingot demo`.")
 
@@ -150,7 +166,7 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show the champion of a name, the ones before it, and the evidence."""
-    from flows.display import console_for, print_rows
+    from flows.display import print_champions
     from flows.inventory import history
 
     with _errors_shown(json):
@@ -158,7 +174,7 @@ def show(
         if json:
             _print_json(rows)
         else:
-            print_rows(console_for(json=False), f"{name}, newest first", rows)
+            print_champions(f"{name}, newest first", rows)
 
 
 @app.command()
@@ -217,6 +233,10 @@ def olive_config(
     overrides = {key: value for key, value in options.items() if value is not None}
     with _errors_shown(json=False):
         print(configuration(checkpoint, precision, profile, overrides, output))
+        if output is None:
+            sys.stderr.write(
+                "To run it, Olive needs the package configuration too: --output DIR.\n"
+            )
 
 
 def main() -> None:
@@ -290,6 +310,9 @@ class _errors_shown:  # noqa: N801  (used as a keyword: `with _errors_shown(json
 
     def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
         """Show an error of Ingot's tree; let any other pass."""
+        if isinstance(problem, KeyboardInterrupt):
+            sys.stderr.write("Stopped. Finished builds are kept: run the same command again.\n")
+            raise typer.Exit(INTERRUPTED)
         if isinstance(problem, IngotError | OSError | MemoryError):
             _fail(named(problem), json=self._json)
 

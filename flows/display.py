@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -128,6 +129,16 @@ def print_rows(console: Console, title: str, rows: Rows) -> None:
     console.print(table)
 
 
+def print_champions(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print champions, and the report of each on a line that can be copied."""
+    from flows.inventory import as_table
+
+    console = console_for(json=False)
+    print_rows(console, title, as_table(rows))
+    for row in rows:
+        console.print(f"{row['champion']}  {escape(row['report'])}", soft_wrap=True)
+
+
 def print_environment(console: Console, environment: Environment) -> None:
     """Print what was found of the machine, problems last."""
     print_rows(console, "Environment", environment_rows(environment))
@@ -135,6 +146,8 @@ def print_environment(console: Console, environment: Environment) -> None:
         console.print(f"[yellow]Note:[/] {escape(warning)}")
     for problem in environment.problems:
         console.print(f"[red]Problem:[/] {escape(problem)}")
+    if not environment.problems:
+        console.print("[green]Fit:[/] nothing is missing here.")
 
 
 def print_release(console: Console, release: Release) -> None:
@@ -146,6 +159,8 @@ def print_release(console: Console, release: Release) -> None:
     console.print(f"[bold]Verdict[/]   {escape(release.judgement.reason)}")
     for advice in release.judgement.advice[:MOST_ADVICE]:
         console.print(f"[bold]Try[/]       {escape(advice)}")
+    if (more := len(release.judgement.advice) - MOST_ADVICE) > 0:
+        console.print(f"          and {more} more in the report")
     if release.registration is not None:
         registered = release.registration
         console.print(f"[bold]Champion[/]  {escape(registered.model_id)}")

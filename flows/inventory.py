@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from typing import Any
 
 from tasks.core.errors import InputError
 from tasks.core.settings import Settings
-from tasks.foundry.ledger import Champion, champion_of, history_of, names
+from tasks.foundry.ledger import Champion, champion_before, champion_of, history_of, names
 from tasks.foundry.roll_back import roll_back
 from tasks.report.markup import Rows
 
 
-def champions() -> Rows:
+def champions() -> list[dict[str, Any]]:
     """One row a name: its champion."""
     settings = Settings()
     rows = []
@@ -22,7 +22,7 @@ def champions() -> Rows:
     return rows
 
 
-def history(name: str) -> Rows:
+def history(name: str) -> list[dict[str, Any]]:
     """One row a champion of this name, the present one first.
 
     Raises:
@@ -32,7 +32,11 @@ def history(name: str) -> Rows:
     entries = history_of(settings, name)
     if not entries:
         known = ", ".join(names(settings)) or "nothing yet"
-        raise InputError(f"nothing is registered as {name!r}", expected=f"one of: {known}")
+        raise InputError(
+            f"nothing is registered as {name!r}",
+            expected=f"one of: {known}",
+            next_step=f"a release that did not ship has its report below {settings.runs}",
+        )
     return [_row(entry) for entry in reversed(entries)]
 
 
@@ -42,19 +46,32 @@ def go_back(name: str) -> Champion:
     Raises:
         InputError: there is none before it.
     """
-    now = datetime.now(UTC)
-    return roll_back(
-        name, run_id=f"{now:%Y%m%dT%H%M%SZ}-{name.lower()}-rollback", settings=Settings()
-    )
+    settings = Settings()
+    before = champion_before(settings, name)
+    # Its evidence stays the run that examined it.
+    return roll_back(name, run_id=before.run_id if before else "", settings=settings)
 
 
-def _row(champion: Champion) -> dict[str, str]:
+def _row(champion: Champion) -> dict[str, Any]:
     return {
         "champion": champion.model_id,
-        "since": f"{champion.since:%Y-%m-%d %H:%M} UTC",
-        "size MB": f"{champion.size_bytes / 1e6:,.2f}",
-        "checkpoint": champion.checkpoint[:12],
-        "variant": champion.variant[:12],
+        "since": f"{champion.since:%Y-%m-%dT%H:%M:%SZ}",
+        "precision": champion.precision.value,
+        "size_bytes": champion.size_bytes,
+        "checkpoint": champion.checkpoint,
+        "variant": champion.variant,
         "run": champion.run_id,
         "report": str(Settings().runs / champion.run_id / "report.md"),
     }
+
+
+def as_table(rows: list[dict[str, Any]]) -> Rows:
+    """Give what a terminal has room for."""
+    return [
+        {
+            "champion": row["champion"],
+            "size MB": f"{row['size_bytes'] / 1e6:,.2f}",
+            "since": row["since"],
+        }
+        for row in rows
+    ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.parameters import ReleaseRequest
 from tasks.checkpoint.admit import choose_name, inspect_checkpoint
 from tasks.core.errors import QuestionsRefused
-from tasks.core.questions import load_questions, questions_digest
+from tasks.core.questions import MOST_QUESTIONS, load_questions, questions_digest
 from tasks.core.records import Question, QuestionFile, Recipe
 from tasks.judge.policy import Policy, load_policy
 from tasks.variants.recipes import plan_recipes
@@ -34,6 +34,17 @@ class Order:
     questions: QuestionFile
     question: Question
     policy: Policy
+
+    @property
+    def in_one_line(self) -> str:
+        """Say what will be asked, and when a file is longer than that."""
+        count = self.questions.count
+        if count <= MOST_QUESTIONS:
+            return f"{count:,} questions of {self.questions.path}"
+        return (
+            f"{MOST_QUESTIONS:,} of the {count:,} questions of {self.questions.path}, "
+            "each category keeping its share"
+        )
 
 
 def check_request(request: ReleaseRequest) -> Order:

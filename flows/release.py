@@ -25,6 +25,7 @@ from flows.step_log import StepLog
 from tasks.checkpoint.task import admit_checkpoint
 from tasks.core.errors import IngotError, named
 from tasks.core.housekeeping import clear_leftovers
+from tasks.core.progress import step
 from tasks.core.records import (
     Checkpoint,
     Forecast,
@@ -73,7 +74,9 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
     """
     began = time.monotonic()
     with StepLog() as steps:
-        order = check_request(request)
+        with step("read request") as say:
+            order = check_request(request)
+            say(order.in_one_line)
         clear_leftovers(Settings())
         environment = check_environment()
         artifacts.show_environment(environment)
@@ -105,6 +108,8 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
                 environment=environment,
                 variants=built,
                 failures=in_words(failures),
+                questions=order.questions,
+                policy=request.policy,
                 environment_faults=sorted(k for k, v in failures.items() if is_environments(v)),
                 metrics=examination.metrics,
                 judgement=judgement,

@@ -108,6 +108,10 @@ def questions_digest(questions: list[Question]) -> str:
 # ---------------------------------------------------------------- reading
 
 
+# Asked at most; of a longer file a fixed sample, in which every category keeps its share.
+MOST_QUESTIONS = 1000
+
+
 class _Wrong(Exception):
     """One line is no question; the message says why."""
 

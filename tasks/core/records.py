@@ -385,6 +385,8 @@ class Release(Record):
     Attributes:
         failures: precision (or `speed`, `registration`) to the reason why it could not be built,
             examined, timed or registered.
+        questions: what the variants were asked.
+        policy: the user's file over the default limits, or None.
         environment_faults: those of them that this machine, not the model, is the reason for.
         cached: steps that were cache hits.
         metrics: by variant digest, then by metric name.
@@ -397,6 +399,8 @@ class Release(Record):
     variants: list[Variant]
     failures: dict[str, str]
     environment_faults: list[str] = []
+    questions: QuestionFile | None = None
+    policy: Path | None = None
     metrics: dict[str, dict[str, Measurement]]
     judgement: Judgement
     registration: Registration | None

@@ -12,6 +12,7 @@ from typing import Self
 
 from pydantic import Field
 
+from tasks.core.questions import MOST_QUESTIONS
 from tasks.core.records import Question, Record
 
 # Raise it when an examination changes what it measures: cached evidence is then made again.
@@ -58,7 +59,7 @@ class Protocol(Record):
     """
 
     revision: int = REVISION
-    max_questions: int = Field(default=1000, ge=1)
+    max_questions: int = Field(default=MOST_QUESTIONS, ge=1)
     kld_max_questions: int = Field(default=400, ge=2)
     control_max_questions: int = Field(default=64, ge=2)
     control_max_tokens: int = Field(default=64, ge=1)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from tasks.core.figures import figure, figure_of
+from tasks.core.questions import MOST_QUESTIONS
 from tasks.core.records import SHIPPABLE, GateResult, GateVerdict, Measurement
 from tasks.judge.case import Case, why_unusable
 from tasks.judge.remedies import remedy_for
@@ -35,7 +36,7 @@ def reason_for(
     switched_off: list[str],
 ) -> str:
     """Say in one sentence what ships and why the others do not."""
-    opening = _opening(champion, cases) if champion else "Nothing ships"
+    opening = _opening(champion, len(cases) + len(failures), cases) if champion else "Nothing ships"
     others = _others(champion, cases, failures)
     if not cases and not failures:
         others = ["no variant was built"]
@@ -44,9 +45,10 @@ def reason_for(
     return f"{sentence}{omitted}."
 
 
-def _opening(champion: Case, cases: list[Case]) -> str:
+def _opening(champion: Case, tried: int, cases: list[Case]) -> str:
     passing = sum(case.verdict.verdict is GateVerdict.PASS for case in cases)
-    rank = f"smallest of {passing} that pass" if passing > 1 else "the only one that passes"
+    alone = "the only one that passes" if tried > 1 else "the only one examined"
+    rank = f"smallest of {passing} that pass" if passing > 1 else alone
     ratio = champion.metrics.get("size.ratio_to_source")
     if ratio is None or ratio.value is None:
         return f"{champion.label} ships: {rank}"
@@ -98,8 +100,14 @@ def _gate_in_words(gate: GateResult) -> str:
 
 # ---------------------------------------------------------------- what to try
 
-_COUNTED = {"answers.": "questions", "speed.": "rounds", "memory.": "launches"}
-_PAIRED = ("answers.delta", "answers.recovery")
+_COUNTED = {"speed.": "rounds", "memory.": "launches"}
+# What a paired metric reads when no answer changed; its interval then shrinks with n itself.
+_UNCHANGED = {
+    "answers.delta": 0.0,
+    "answers.format_delta": 0.0,
+    "answers.recovery": 1.0,
+    "answers.stopped_ratio": 1.0,
+}
 
 
 def advise(cases: list[Case], failures: Mapping[str, str]) -> list[str]:
@@ -108,11 +116,52 @@ def advise(cases: list[Case], failures: Mapping[str, str]) -> list[str]:
     for case in cases:
         if case.variant.precision.value in failures:
             continue  # half its metrics are missing for one known reason; that reason is the line
-        for gate in case.unpassed:
+        undecided, others = _undecided_for_want_of_questions(case)
+        if undecided:
+            text = _more_questions(undecided)
+            lines.setdefault(text, {})[case.label] = [gate.gate for gate, _ in undecided]
+        for gate in others:
             for text in _texts(case, gate):
                 lines.setdefault(text, {}).setdefault(case.label, []).append(gate.gate)
     advice = [f"{_subjects(who)}: {text}." for text, who in lines.items()]
     return advice + [_mend(name, why.rstrip(".")) for name, why in failures.items()]
+
+
+def _undecided_for_want_of_questions(
+    case: Case,
+) -> tuple[list[tuple[GateResult, int]], list[GateResult]]:
+    """Split the gates that did not pass: those that more questions would settle, and the rest."""
+    undecided: list[tuple[GateResult, int]] = []
+    others: list[GateResult] = []
+    for gate in case.unpassed:
+        needed = _needed(gate) if gate.metric.startswith("answers.") else None
+        if needed is None:
+            others.append(gate)
+        else:
+            undecided.append((gate, needed))
+    return undecided, others
+
+
+def _more_questions(undecided: list[tuple[GateResult, int]]) -> str:
+    """One number for a variant: the largest that any of its gates needs."""
+    have = min(gate.measurement.n for gate, _ in undecided if gate.measurement)
+    needed = max(needed for _, needed in undecided)
+    planned = f"about {_rounded_up(needed):,}"
+    if needed <= MOST_QUESTIONS:
+        return f"undecided; {planned} questions instead of {have:,} would settle it"
+    return (
+        f"undecided, and questions alone will not settle it: {planned} would be needed and at most "
+        f"{MOST_QUESTIONS:,} are asked; take a precision closer to the reference, or another limit"
+    )
+
+
+def _needed(gate: GateResult) -> int | None:
+    """Plan the observations for an undecided gate whose value is on the good side, else None."""
+    if gate.verdict is not GateVerdict.INCONCLUSIVE or gate.measurement is None:
+        return None
+    if not _on_the_good_side(gate):
+        return None
+    return observations_needed(gate.measurement, gate.limit, nothing_counted=_nothing_changed(gate))
 
 
 def _mend(subject: str, why: str) -> str:
@@ -126,10 +175,8 @@ def _mend(subject: str, why: str) -> str:
 
 def _texts(case: Case, gate: GateResult) -> Iterable[str]:
     if gate.verdict is GateVerdict.INCONCLUSIVE and gate.measurement is not None:
-        needed = observations_needed(
-            gate.measurement, gate.limit, nothing_counted=_nothing_flipped(case, gate)
-        )
-        if needed is not None and _on_the_good_side(gate):
+        needed = _needed(gate)
+        if needed is not None:
             yield _more(gate, gate.measurement.n, needed)
             return
         yield (
@@ -171,9 +218,9 @@ def observations_needed(
     return math.ceil(measurement.n * (times * Z_PLANNED / Z_INTERVAL) ** 2)
 
 
-def _nothing_flipped(case: Case, gate: GateResult) -> bool:
-    flips = case.metrics.get("answers.flip_rate")
-    return gate.metric in _PAIRED and flips is not None and flips.value == 0
+def _nothing_changed(gate: GateResult) -> bool:
+    value = gate.measurement.value if gate.measurement else None
+    return value is not None and _UNCHANGED.get(gate.metric) == value
 
 
 def _more(gate: GateResult, have: int, needed: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tasks.core.figures import MB, MIB, NOT_MEASURED, figure, figure_of
+from tasks.core.questions import MOST_QUESTIONS
 from tasks.core.records import (
     Environment,
     GateResult,
@@ -155,12 +156,24 @@ def _heading(dossier: Dossier) -> str:
         f"parameters, {checkpoint.source_bytes / MB:,.1f} MB {escaped(checkpoint.weight_dtype)}, "
         f"digest `{checkpoint.digest[:12]}`. Run `{release.run_id}`, "
         f"{dossier.written_at:%Y-%m-%d %H:%M} UTC."
-        + (f" Policy `{dossier.policy_digest[:12]}`." if dossier.policy_digest else "")
+    )
+    judged = (
+        f"From `{checkpoint.path}`; {_asked_what(release)}; "
+        f"{f'limits of `{release.policy}`' if release.policy else 'default limits'}"
+        + (f" (policy `{dossier.policy_digest[:12]}`)." if dossier.policy_digest else ".")
     )
     title = f"# {escaped(release.name)}: {verdict}"
     return "\n\n".join(
-        [title, f"**{escaped(release.judgement.reason)}**", _registered(release), source]
+        [title, f"**{escaped(release.judgement.reason)}**", _registered(release), source, judged]
     )
+
+
+def _asked_what(release: Release) -> str:
+    if release.questions is None:
+        return "questions unknown"
+    count = release.questions.count
+    asked = f"{MOST_QUESTIONS:,} of {count:,}" if count > MOST_QUESTIONS else f"{count:,}"
+    return f"{asked} questions of `{release.questions.path}`"
 
 
 def _registered(release: Release) -> str:

@@ -34,7 +34,7 @@ def how_to_use(release: Release, index: Path) -> str:
             fenced(sdk_lines(model_id, index), "python"),
             older,
             fenced(f'foundry cache cd "{index}"\nfoundry model run {model}', "sh"),
-            "Back to the champion before this one:",
+            "Back to the champion before this one, where there was one:",
             fenced(f"ingot rollback {release.name}", "sh"),
         ]
     )

@@ -17,6 +17,7 @@ from tasks.core.records import (
     PackageVersion,
     Precision,
     Quantisation,
+    QuestionFile,
     Recipe,
     Registration,
     Release,
@@ -186,6 +187,7 @@ def sample_release() -> Release:
         environment=sample_environment(),
         variants=variants,
         failures=failures,
+        questions=QuestionFile(path=Path("/data/questions.jsonl"), digest="9" * 64, count=1712),
         metrics=sample_metrics(),
         judgement=judge_variants(
             variants, sample_metrics(), load_policy(), parameters=PARAMETERS, failures=failures

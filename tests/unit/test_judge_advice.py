@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from tasks.core.records import Measurement, Precision
+from tasks.core.records import GateResult, GateVerdict, Measurement, Precision, Severity
 from tasks.core.statistics import paired_difference, wilson
-from tasks.judge.advice import observations_needed
+from tasks.judge.advice import _more_questions, _needed, observations_needed
 from tasks.judge.judge import judge_variants
 from tasks.judge.policy import Gate, load_policy
 from tasks.judge.remedies import REMEDIES
@@ -156,3 +156,37 @@ def test_no_plan_where_more_would_settle_nothing() -> None:
     assert observations_needed(between(0.12, 0.1, 0.14), 0.12) is None
     assert observations_needed(exact(1), 0) is None
     assert observations_needed(Measurement(value=None), 0) is None
+
+
+def test_variant_gets_one_number_of_questions_the_largest_that_a_gate_needs() -> None:
+    unchanged = Measurement(value=0.0, ci95=(-0.0449, 0.0449), n=60)
+    gates = [
+        GateResult(
+            gate=name,
+            metric=f"answers.{name}",
+            operator=">=",
+            limit=limit,
+            severity=Severity.BLOCK,
+            verdict=GateVerdict.INCONCLUSIVE,
+            measurement=unchanged,
+            why="",
+        )
+        for name, limit in (("delta", -0.03), ("format_delta", -0.02))
+    ]
+    needs = [(gate, _needed(gate) or 0) for gate in gates]
+    assert max(needed for _, needed in needs) == needs[1][1] < 150
+    assert _more_questions(needs) == "undecided; about 140 questions instead of 60 would settle it"
+
+
+def test_more_questions_than_are_ever_asked_are_not_advised() -> None:
+    gate = GateResult(
+        gate="flip_rate",
+        metric="answers.flip_rate",
+        operator="<=",
+        limit=0.0001,
+        severity=Severity.BLOCK,
+        verdict=GateVerdict.INCONCLUSIVE,
+        measurement=Measurement(value=0.0, ci95=(0.0, 0.00447), n=856),
+        why="",
+    )
+    assert "at most 1,000 are asked" in _more_questions([(gate, 39_000)])

@@ -118,7 +118,7 @@ def test_template_parity_with_foundry_local_is_called_what_it_is() -> None:
 
 def test_policy_of_the_verdict_is_named() -> None:
     dossier = sample_dossier()
-    assert f"Policy `{dossier.policy_digest[:12]}`." in render_report(dossier).split("## ")[0]
+    assert f"policy `{dossier.policy_digest[:12]}`)." in render_report(dossier).split("## ")[0]
     unknown = dossier.model_copy(update={"policy_digest": ""})
     assert "Policy" not in render_report(unknown).split("## ")[0]
 

@@ -180,7 +180,7 @@ def test_policy_of_the_verdict_is_in_both_files(settings: Settings) -> None:
     folder = write_report(sample_release(), [], settings=settings, policy_digest="e" * 64)
     document = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert document["policy_digest"] == "e" * 64
-    assert "Policy `eeeeeeeeeeee`." in (folder / "report.md").read_text(encoding="utf-8")
+    assert "policy `eeeeeeeeeeee`)." in (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_metrics_json_gives_the_release_back() -> None:
