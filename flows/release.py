@@ -25,7 +25,7 @@ from flows.step_log import StepLog
 from tasks.checkpoint.task import admit_checkpoint
 from tasks.core.errors import IngotError, named
 from tasks.core.housekeeping import clear_leftovers
-from tasks.core.progress import step
+from tasks.core.progress import listening, step
 from tasks.core.records import (
     Checkpoint,
     Forecast,
@@ -73,7 +73,8 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
         request: the checkpoint, and what to make of it.
     """
     began = time.monotonic()
-    with StepLog() as steps:
+    steps = StepLog()
+    with listening(steps.hear):
         with step("read request") as say:
             order = check_request(request)
             say(order.in_one_line)

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 
-from tasks.core.progress import StepEvent, StepState, add_listener, remove_listener
+from tasks.core.progress import StepEvent, StepState
 from tasks.report.write import StepTiming
 
 
 class StepLog:
-    """Listens while a release runs."""
+    """What a listener of one release remembers: `with listening(log.hear)`."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._started: dict[str, float] = {}
         self._timings: list[StepTiming] = []
-
-    def __enter__(self) -> StepLog:
-        """Begin to listen."""
-        add_listener(self._hear)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop listening."""
-        remove_listener(self._hear)
 
     @property
     def timings(self) -> list[StepTiming]:
@@ -42,7 +27,8 @@ class StepLog:
         """Names of the steps whose result was there already."""
         return [timing.step for timing in self.timings if timing.cached]
 
-    def _hear(self, event: StepEvent) -> None:
+    def hear(self, event: StepEvent) -> None:
+        """Take one event."""
         with self._mutex:
             if event.state is StepState.STARTED:
                 self._started[event.step] = event.at_s
