@@ -1,6 +1,6 @@
 # Every target is one command of make.py, which also runs where make does not.
 PYTHON ?= python3
 
-.PHONY: demo test lint
-demo test lint:
+.PHONY: demo up down cluster test test-faults test-cluster bench lint
+demo up down cluster test test-faults test-cluster bench lint:
 	@$(PYTHON) make.py $@

@@ -1,4 +1,4 @@
-"""Make the virtual environment and run Ingot in it: `python make.py demo | test | lint`.
+"""Make the virtual environment and run Ingot in it: `python make.py demo | up | test | ...`.
 
 Standard library only, because it runs before anything is installed; the Makefile and Windows both
 call it. The environment is made again only when the pins change.
@@ -47,8 +47,13 @@ def once(name: str, files: list[Path], work: Callable[[], None]) -> None:
 
 
 def pip(*arguments: str | Path, **options: bool) -> int:
-    """Run pip of the virtual environment, quietly and without resolving dependencies."""
-    command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    """Run pip of the virtual environment, quietly and without resolving dependencies.
+
+    Modules are compiled when they are first imported: of 29,000 files few ever are, and compiling
+    all of them took a third of the installation's CPU time.
+    """
+    command = [PYTHON, "-m", "pip", "install", "--quiet", "--no-compile"]
+    command += ["--disable-pip-version-check"]
     return run(*command, "--no-deps", *arguments, **options)
 
 
@@ -81,19 +86,38 @@ def install_runtime() -> None:
     pip("--no-build-isolation", "--editable", ROOT)
 
 
-def environment(*, development: bool) -> None:
+def environment(*, development: bool = False, cluster: bool = False) -> None:
     """Bring the virtual environment up to date with the pins."""
     names = ("torch-cpu.txt", "runtime.txt", "cuda.txt")
     runtime = [*(PINS / name for name in names), ROOT / "pyproject.toml"]
     once("runtime", runtime, install_runtime)
+    if development or cluster:
+        once("cluster", [*runtime, PINS / "cluster.txt"], lambda: install("cluster.txt"))
     if development:
         once("dev", [*runtime, PINS / "dev.txt"], lambda: install("dev.txt"))
 
 
 def demo(arguments: list[str]) -> None:
     """Release the demo checkpoint."""
-    environment(development=False)
+    environment()
     run(SCRIPTS / "ingot", "demo", *arguments)
+
+
+def up(arguments: list[str]) -> None:
+    """Start the server, the worker and the watcher on this machine."""
+    environment()
+    run(SCRIPTS / "ingot", "up", *arguments)
+
+
+def down(arguments: list[str]) -> None:
+    """Stop them."""
+    environment()
+    run(SCRIPTS / "ingot", "down", *arguments)
+
+
+def cluster(_: list[str]) -> None:
+    """Add what runs on Dask or Ray and a store on S3 need."""
+    environment(cluster=True)
 
 
 def lint(_: list[str]) -> None:
@@ -108,17 +132,48 @@ def lint(_: list[str]) -> None:
 def test(arguments: list[str]) -> None:
     """Run every check and every test."""
     lint([])
-    run(PYTHON, "-m", "pytest", *arguments)
+    # Each file on one of two workers, whose servers and models it shares with the file before.
+    run(PYTHON, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", *arguments)
+
+
+def test_faults(arguments: list[str]) -> None:
+    """Kill and starve every part, resume, and look at what is left."""
+    environment(development=True)
+    run(PYTHON, "-m", "pytest", "tests/faults", *arguments)
+
+
+def test_cluster(arguments: list[str]) -> None:
+    """Release on Dask and on Ray, with the store on S3, and compare with this machine alone."""
+    environment(development=True)
+    run(PYTHON, "-m", "pytest", "tests/cluster", *arguments)
+
+
+def bench(arguments: list[str]) -> None:
+    """Measure against plain tools, llama.cpp, the machine and the promises; write the page."""
+    environment(development=True)
+    run(PYTHON, "-m", "benchmarks", *arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "demo": demo,
+    "up": up,
+    "down": down,
+    "cluster": cluster,
+    "test": test,
+    "test-faults": test_faults,
+    "test-cluster": test_cluster,
+    "bench": bench,
+    "lint": lint,
+}
 
 
 def main() -> None:
     """Run the command that is named on the command line."""
-    commands = {"demo": demo, "test": test, "lint": lint}
     if sys.version_info < (3, 11):  # noqa: UP036  (runs before pip could refuse)
         sys.exit(f"Ingot needs Python 3.11 or newer; this is {sys.version.split()[0]}.")
-    if len(sys.argv) < 2 or sys.argv[1] not in commands:
-        sys.exit(f"usage: python make.py {' | '.join(commands)}")
-    commands[sys.argv[1]](sys.argv[2:])
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        sys.exit(f"usage: python make.py {' | '.join(COMMANDS)}")
+    COMMANDS[sys.argv[1]](sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -12,18 +12,20 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from tasks.core.choices import ExaminationProfile, Precision, Profile
 from tasks.core.errors import EnvironmentUnfit, IngotError, InputError, named
-from tasks.core.records import Precision, Profile
 
 if TYPE_CHECKING:
+    from flows.approval import Asker
     from flows.parameters import ReleaseRequest
     from tasks.core.records import Release
 
 NO_VARIANT_PASSED = 3
+REGRESSED = 3
 INTERRUPTED = 130
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 
@@ -32,6 +34,7 @@ app = typer.Typer(
     help="Release a fine-tuned small language model to Foundry Local, with evidence.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # frames around the help would take as long as all the rest of it
     pretty_exceptions_enable=False,
 )
 
@@ -51,6 +54,10 @@ PrecisionOption = Annotated[
     list[Shippable],
     typer.Option("--precision", "-p", help="Variant to build; repeat for several."),
 ]
+BuilderOption = Annotated[
+    Literal["fast", "plain"],
+    typer.Option(help="fast: one reading of the weights for all; plain: the stock builder."),
+]
 ProfileOption = Annotated[Profile, typer.Option(help="Choice of INT4 options.")]
 BlockSizeOption = Annotated[
     int | None, typer.Option(help="Weights that share one scale: 16, 32, 64, 128 or 256.")
@@ -68,8 +75,22 @@ HeadOption = Annotated[
 LayersOption = Annotated[
     bool | None, typer.Option("--int8-layers/--int4-layers", help="Sensitive layers of INT4.")
 ]
+PolicyOption = Annotated[Path | None, typer.Option(help="Limits that differ, TOML.")]
 NameOption = Annotated[
     str | None, typer.Option(help="Name in Foundry Local; else the folder's name.")
+]
+ExaminationOption = Annotated[
+    ExaminationProfile,
+    typer.Option(help="How much is measured: smoke takes minutes, full a night."),
+]
+ApproveOption = Annotated[
+    bool, typer.Option("--approve", help="Show the verdict and ask before the champion changes.")
+]
+NewestOption = Annotated[
+    bool,
+    typer.Option(
+        "--newest", help="The folder holds checkpoints: take the newest without a verdict."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
@@ -77,9 +98,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 @app.command()
 def release(
     checkpoint: CheckpointArgument,
-    name: Annotated[
-        str | None, typer.Option(help="Name in Foundry Local; else the folder's name.")
-    ] = None,
+    name: NameOption = None,
     precision: PrecisionOption = list(Shippable),  # noqa: B006  (Typer copies it)
     profile: ProfileOption = Profile.BALANCED,
     block_size: BlockSizeOption = None,
@@ -88,35 +107,40 @@ def release(
     accuracy_level: AccuracyOption = None,
     int8_head: HeadOption = None,
     int8_layers: LayersOption = None,
+    builder: BuilderOption = "fast",
+    examination: ExaminationOption = ExaminationProfile.STANDARD,
     questions: Annotated[Path | None, typer.Option(help="Domain questions, JSONL.")] = None,
-    policy: Annotated[Path | None, typer.Option(help="Limits that differ, TOML.")] = None,
+    policy: PolicyOption = None,
+    approve: ApproveOption = False,
+    newest: NewestOption = False,
     json: JsonOption = False,
 ) -> None:
     """Build, examine and judge the variants of a checkpoint; register the smallest that passes."""
-    options = {
-        "block_size": block_size,
-        "is_symmetric": symmetric,
-        "algorithm": algorithm,
-        "accuracy_level": accuracy_level,
-        "int8_head": int8_head,
-        "int8_layers": int8_layers,
-    }
     fields = {
-        "checkpoint": checkpoint,
+        "checkpoint": _here(checkpoint),
         "name": name,
         "precisions": [Precision(one.value) for one in dict.fromkeys(precision)],
         "profile": profile,
-        "options": options,
-        "questions": questions,
-        "policy": policy,
+        "options": _options(
+            block_size, symmetric, algorithm, accuracy_level, int8_head, int8_layers
+        ),
+        "builder": builder,
+        "examination": examination,
+        "questions": _here(questions),
+        "policy": _here(policy),
+        "approval": approve,
+        "newest": newest,
     }
     _release(fields, json=json)
 
 
 @app.command()
-def demo(json: JsonOption = False) -> None:
-    """Release the demo checkpoint that Ingot ships: the whole way in about a minute."""
-    _release({"checkpoint": DEMO / "checkpoint", "name": "demo"}, json=json)
+def demo(
+    examination: ExaminationOption = ExaminationProfile.SMOKE, json: JsonOption = False
+) -> None:
+    """Release the demo checkpoint that Ingot ships: the whole way in about two minutes."""
+    fields = {"checkpoint": DEMO / "checkpoint", "name": "demo", "examination": examination}
+    _release(fields, json=json)
 
 
 @app.command()
@@ -130,7 +154,7 @@ def check(
     from flows.checking import check_machine
     from flows.display import console_for, print_environment, print_rows
 
-    with _errors_shown(json):
+    with errors_shown(json):
         environment, forecasts = check_machine(checkpoint)
         if json:
             document = environment.model_dump(mode="json")
@@ -150,7 +174,7 @@ def list_champions(json: JsonOption = False) -> None:
     from flows.display import console_for, print_champions
     from flows.inventory import champions
 
-    with _errors_shown(json):
+    with errors_shown(json):
         rows = champions()
         if json:
             _print_json(rows)
@@ -169,7 +193,7 @@ def show(
     from flows.display import print_champions
     from flows.inventory import history
 
-    with _errors_shown(json):
+    with errors_shown(json):
         rows = history(name)
         if json:
             _print_json(rows)
@@ -187,7 +211,7 @@ def chat(
     """Talk with the champion of a name through Foundry Local."""
     from flows.conversation import converse
 
-    with _errors_shown(json=False):
+    with errors_shown(json=False):
         converse(name, question)
 
 
@@ -197,11 +221,77 @@ def rollback(
 ) -> None:
     """Go back to the champion before: loaded and asked first, then made champion again."""
     from flows.display import console_for
-    from flows.inventory import go_back
+    from flows.inventory import go_back, may_go_back
+    from flows.rollback_event import tell_server
 
-    with _errors_shown(json=False):
+    with errors_shown(json=False):
+        present, _ = may_go_back(name)
         champion = go_back(name)
         console_for(json=False).print(f"{champion.model_id} is champion of {name} again.")
+        if untold := tell_server(name, champion, instead_of=present):
+            sys.stderr.write(f"{untold}\n")
+
+
+@app.command()
+def soak(
+    name: Annotated[str, typer.Argument(help="A name of `ingot list`.", show_default=False)],
+    examination: ExaminationOption = ExaminationProfile.FULL,
+    policy: PolicyOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let the champion of a name run for long, and tell whether it leaks or slows down."""
+    from flows.soak_command import soak_champion
+
+    with errors_shown(json):
+        code = soak_champion(name, examination, _here(policy), json=json)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def policy(
+    file: Annotated[Path | None, typer.Option("--policy", help="Limits that differ, TOML.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Print every gate in force, its limits, and the line of the file each of them is from."""
+    from flows.display import console_for
+    from flows.policy_view import policy_document, print_policy
+
+    with errors_shown(json):
+        document = policy_document(file.expanduser() if file else None)
+        if json:
+            _print_json(document)
+        else:
+            print_policy(console_for(json=False), document)
+
+
+@app.command()
+def compare(
+    first: Annotated[
+        str,
+        typer.Argument(help="Run before: its id, folder, model id or name.", show_default=False),
+    ],
+    second: Annotated[
+        str, typer.Argument(help="Run after; `latest` is the last one.", show_default=False)
+    ],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what is the same in both.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Compare two runs: regressed, better, the same, or can't tell, metric by metric."""
+    from flows.comparison import comparison, has_regressed, print_comparison
+    from flows.display import console_for
+    from tasks.core.settings import Settings
+
+    with errors_shown(json):
+        document = comparison(first, second, Settings())
+        if json:
+            _print_json(document)
+        else:
+            print_comparison(console_for(json=False), document, everything=everything)
+    if has_regressed(document):
+        raise typer.Exit(REGRESSED)
 
 
 @app.command(name="olive-config")
@@ -215,6 +305,7 @@ def olive_config(
     accuracy_level: AccuracyOption = None,
     int8_head: HeadOption = None,
     int8_layers: LayersOption = None,
+    builder: BuilderOption = "fast",
     output: Annotated[
         Path | None, typer.Option(help="Folder for config.json and package-config.json.")
     ] = None,
@@ -222,17 +313,10 @@ def olive_config(
     """Print the Olive configuration of a variant; with --output, ready for `olive run`."""
     from flows.olive import configuration
 
-    options = {
-        "block_size": block_size,
-        "is_symmetric": symmetric,
-        "algorithm": algorithm,
-        "accuracy_level": accuracy_level,
-        "int8_head": int8_head,
-        "int8_layers": int8_layers,
-    }
+    options = _options(block_size, symmetric, algorithm, accuracy_level, int8_head, int8_layers)
     overrides = {key: value for key, value in options.items() if value is not None}
-    with _errors_shown(json=False):
-        print(configuration(checkpoint, precision, profile, overrides, output))
+    with errors_shown(json=False):
+        print(configuration(checkpoint, precision, profile, overrides, output, builder))
         if output is None:
             sys.stderr.write(
                 "To run it, Olive needs the package configuration too: --output DIR.\n"
@@ -244,17 +328,39 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a code page without `✓` stops no release
             stream.reconfigure(errors="replace")
-    app()
+    try:
+        app()
+    except SystemExit as leaving:
+        if "flows.supervision" in sys.modules:  # else no flow was run, and none left behind
+            from flows.supervision import leave
+
+            leave(leaving.code)
+        raise
+
+
+def _options(
+    block_size: int | None,
+    is_symmetric: bool | None,
+    algorithm: str | None,
+    accuracy_level: int | None,
+    int8_head: bool | None,
+    int8_layers: bool | None,
+) -> dict[str, object]:
+    """Name the quantisation options as `QuantisationOptions` does."""
+    return dict(locals())
 
 
 def _release(fields: Mapping[str, object], *, json: bool) -> None:
+    from flows.approval_prompt import require_terminal, terminal_asker
     from flows.display import StepDisplay, console_for, print_release
 
     console = console_for(json=json)
-    with _errors_shown(json):
-        request = _request(fields)
-        with StepDisplay(console):
-            outcome = _run(request)
+    with errors_shown(json):
+        request = _request(fields, json=json)
+        if request.approval:
+            require_terminal(json=json)
+        with StepDisplay(console) as display:
+            outcome = _run(request, terminal_asker(console, display))
         if json:
             _print_json(outcome.model_dump(mode="json"))
         else:
@@ -264,7 +370,12 @@ def _release(fields: Mapping[str, object], *, json: bool) -> None:
         raise typer.Exit(EnvironmentUnfit.exit_code if unfinished else NO_VARIANT_PASSED)
 
 
-def _request(fields: Mapping[str, object]) -> ReleaseRequest:
+def _here(path: Path | None) -> Path | None:
+    """Mean a path as the shell does: a request may be run by a process that works elsewhere."""
+    return path.expanduser().absolute() if path else None
+
+
+def _request(fields: Mapping[str, object], *, json: bool) -> ReleaseRequest:
     """Refuse what is wrong before Prefect is even imported."""
     from pydantic import ValidationError
 
@@ -279,27 +390,45 @@ def _request(fields: Mapping[str, object]) -> ReleaseRequest:
         raise InputError(
             f"--{option}: {first['msg']}", got=repr(first["input"]), next_step="see --help"
         ) from problem
+    if request.newest:
+        request = _newest(request, json=json)
     check_request(request)
     return request
 
 
-def _run(request: ReleaseRequest) -> Release:
+def _newest(request: ReleaseRequest, *, json: bool) -> ReleaseRequest:
+    """Choose among the checkpoints of a folder; leave where none is new, which is no fault."""
+    from flows.newest import newest_without_verdict, nothing_new
+    from tasks.core.settings import Settings
+
+    chosen = newest_without_verdict(request, Settings())
+    if chosen is not None:
+        return chosen
+    reason = nothing_new(request, Settings())
+    if json:
+        _print_json({"nothing_new": reason})
+    else:
+        sys.stderr.write(f"Nothing new: {reason}.\n")
+    raise typer.Exit
+
+
+def _run(request: ReleaseRequest, asker: Asker) -> Release:
     from flows.embedded_server import start_prefect
+    from flows.supervision import run_flow, stoppable
     from tasks.core.records import Release
 
-    with start_prefect():
+    with stoppable(), start_prefect() as watch:
+        from flows.approval import asking
         from flows.release import release as flow
 
-        state = flow(request, return_state=True)
-        outcome = state.result(raise_on_failure=False)
-    if isinstance(outcome, Exception):
-        raise outcome
+        with asking(asker):
+            outcome = run_flow(flow, request, watch)
     if not isinstance(outcome, Release):
         raise TypeError(f"the release flow gave {type(outcome).__name__}, not a Release")
     return outcome
 
 
-class _errors_shown:  # noqa: N801  (used as a keyword: `with _errors_shown(json):`)
+class errors_shown:  # noqa: N801  (used as a keyword: `with errors_shown(json):`)
     """Turn Ingot's errors into one clear message and the exit code of their kind."""
 
     def __init__(self, json: bool) -> None:
@@ -311,8 +440,8 @@ class _errors_shown:  # noqa: N801  (used as a keyword: `with _errors_shown(json
     def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
         """Show an error of Ingot's tree; let any other pass."""
         if isinstance(problem, KeyboardInterrupt):
-            sys.stderr.write("Stopped. Finished builds are kept: run the same command again.\n")
-            raise typer.Exit(INTERRUPTED)
+            sys.stderr.write("Stopped. Finished steps are kept: run the same command again.\n")
+            raise typer.Exit(getattr(problem, "exit_code", INTERRUPTED))
         if isinstance(problem, IngotError | OSError | MemoryError):
             _fail(named(problem), json=self._json)
 

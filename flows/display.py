@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,6 +24,7 @@ from rich.text import Text
 
 from tasks.core.progress import StepEvent, StepState, add_listener, remove_listener
 from tasks.core.records import Environment, Release
+from tasks.report.approval import approval_in_words
 from tasks.report.markdown import environment_rows, variants_rows
 from tasks.report.markup import Rows
 from tasks.report.remarks import failures_in_words
@@ -72,6 +75,20 @@ class StepDisplay:
         remove_listener(self._hear)
         if self._console.is_terminal:
             self._live.stop()
+
+    @contextmanager
+    def put_aside(self) -> Iterator[None]:
+        """Leave the terminal to somebody else; what has ended is not shown again afterwards."""
+        if not self._console.is_terminal:
+            yield
+            return
+        self._live.stop()
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._lines = {k: v for k, v in self._lines.items() if v.state not in MARKS}
+            self._live.start()
 
     def _hear(self, event: StepEvent) -> None:
         with self._mutex:
@@ -157,6 +174,8 @@ def print_release(console: Console, release: Release) -> None:
     for failure in failures_in_words(release.failures):
         console.print(f"[red]{escape(failure)}[/]")
     console.print(f"[bold]Verdict[/]   {escape(release.judgement.reason)}")
+    if decision := approval_in_words(release):
+        console.print(f"[bold]Decision[/]  {escape(decision)}")
     for advice in release.judgement.advice[:MOST_ADVICE]:
         console.print(f"[bold]Try[/]       {escape(advice)}")
     if (more := len(release.judgement.advice) - MOST_ADVICE) > 0:

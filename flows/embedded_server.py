@@ -1,7 +1,7 @@
 """Prefect as a quiet part of the command: its own server when none is configured, no chatter.
 
-Sets only what must be set before Prefect is imported, and sweeps away servers that outlived a
-killed command. Knows nothing of releases.
+Sets only what must be set before Prefect is imported, and has the server watched. Knows nothing of
+releases.
 """
 
 from __future__ import annotations
@@ -9,90 +9,99 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 
-import psutil
-
-from tasks.core.errors import EnvironmentUnfit
+from flows.prefect_server import EmbeddedServer
+from flows.server_watch import ServerWatch, require_prefect_api, without_secrets
+from flows.stack_server import stack_api
+from flows.supervision import are_threads_left_behind, leave_threads_behind
+from tasks.core.offspring import end_orphans
 from tasks.core.progress import step
+from tasks.core.settings import Settings
 
-OWNER = "INGOT_SERVER_OWNER"
+SEND_WITHIN_S = 20.0
 
-# The embedded server took 5 to 18 s to start here; Prefect's own limit of 20 s was once too short.
 ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # The log goes to the run's page; the terminal is the command's own.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
+    # Waits of 2, 4, 8 ... s, 254 s in all: longer than the patience of the watch, which decides.
+    # Prefect's own 5 give up after 62 s, and then a flow fails whose work is done (3.8.8).
+    "PREFECT_CLIENT_MAX_RETRIES": "7",
 }
 
 
 @contextmanager
-def start_prefect() -> Iterator[None]:
+def start_prefect() -> Iterator[ServerWatch]:
     """Have a Prefect API answer while the block runs: the configured one, else an embedded one.
 
+    Gives the watch that tells when the server is gone for good; an embedded one is started anew
+    when it dies.
+
     Raises:
-        EnvironmentUnfit: the configured API does not answer.
+        EnvironmentUnfit: the configured API cannot be used, or the embedded one did not start.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ[OWNER] = str(os.getpid())
-    _sweep_orphans()
+    if api := stack_api(Settings()):  # that of `ingot up`, unless another is configured
+        os.environ.setdefault("PREFECT_API_URL", api)
+    end_orphans()
     with step("start Prefect") as say:
         say("importing")
-        from prefect.settings import PREFECT_API_URL
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            temporary_settings,
+        )
 
-        say(_without_secrets(PREFECT_API_URL.value()) or "embedded server")
-        _require_answer()
-    with _no_heartbeat():
-        yield
-
-
-def _require_answer() -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    address = _without_secrets(PREFECT_API_URL.value()) or "the embedded server"
+        configured = PREFECT_API_URL.value()
+        say(without_secrets(configured) or "embedded server")
+        server = None if configured else _start_embedded()
+        if server is None:
+            require_prefect_api()
     try:
-        with get_client(sync_client=True) as client:
-            problem = client.api_healthcheck()
-    except RuntimeError as failure:  # the embedded server did not start
-        problem = failure
-    if problem is not None:
-        raise EnvironmentUnfit(
-            f"the Prefect API at {address} does not answer",
-            got=str(problem),
-            next_step="start that server, or unset PREFECT_API_URL to use the embedded one",
-        ) from problem
+        address = {} if server is None else {PREFECT_API_URL: server.address}
+        # No heartbeats: nobody watches a command's, and their thread ends a second late.
+        with (
+            temporary_settings({**address, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+            _watch_over(server, without_secrets(configured)) as watch,
+        ):
+            try:
+                yield watch
+            finally:
+                if not are_threads_left_behind():
+                    send_the_rest()
+    finally:
+        if server is not None:
+            server.stop()
 
 
-def _without_secrets(address: str | None) -> str:
-    """Give an address without user and password."""
-    if not address:
-        return ""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def _start_embedded() -> EmbeddedServer:
+    log_file = Settings().logs / f"prefect-server-{os.getpid()}.log"
+    server = EmbeddedServer(log_file, dict(os.environ))
+    server.start()
+    return server
 
 
-@contextmanager
-def _no_heartbeat() -> Iterator[None]:
-    """Send no heartbeats: nobody watches a command's, and their thread ends a second late."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield
+def _watch_over(server: EmbeddedServer | None, configured: str) -> ServerWatch:
+    if server is None:
+        return ServerWatch(configured)
+    return ServerWatch(server.address, server.revive, next_step=f"see {server.log_file}")
 
 
-def _sweep_orphans() -> None:
-    """End embedded servers whose command was killed: Prefect leaves them running."""
-    for process in psutil.process_iter(["cmdline"]):
-        if "prefect.server.api.server:create_app" not in (process.info["cmdline"] or []):
-            continue
-        try:
-            owner = process.environ().get(OWNER)
-            if owner is not None and not psutil.pid_exists(int(owner)):
-                process.terminate()
-        except psutil.Error:
-            continue
+def send_the_rest() -> None:
+    """Send what Prefect still has to tell the server, such as the last states of tasks.
+
+    Prefect does so when the interpreter ends, and waits for a server that is gone without end
+    (measured, 3.8.8): 7 s for each event, and for ever when its connection broke.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for service in (EventsWorker, APILogWorker):
+        _, late = service.drain_all(timeout=SEND_WITHIN_S)  # type: ignore[misc]  # no loop here
+        if late:
+            leave_threads_behind()

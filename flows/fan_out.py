@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 
 from prefect.futures import PrefectFuture
 
-from tasks.core.errors import EnvironmentUnfit, IngotError, TransientFault, named
+from flows.remote_steps import is_announced, lost_worker
+from tasks.core.errors import CheckpointRefused, EnvironmentUnfit, IngotError, TransientFault, named
 from tasks.core.progress import StepState, announce
 
 T = TypeVar("T")
@@ -23,19 +24,29 @@ class Settled(Generic[T]):
 
 
 def result_of(future: PrefectFuture[T], step: str) -> T:
-    """Wait for a task and give its result, or raise its error; says so when it was cached."""
+    """Wait for a task and give its result; says so when it was cached.
+
+    Raises:
+        IngotError: the task's own, or what its error is called in the tree.
+    """
     future.wait()
-    if future.state.name == "Cached":
+    if not is_announced(future) and future.state.name == "Cached":
         announce(step, StepState.CACHED)
     try:
         result: T = future.result(raise_on_failure=True)
-    except (OSError, MemoryError) as problem:
-        raise named(problem) from problem
+    except IngotError:
+        raise
+    except Exception as problem:
+        # Whatever it is, it came out of one task: the others have results, and go on.
+        raise lost_worker(problem) or named(problem) from problem
     return result
 
 
 def settle(futures: Mapping[str, PrefectFuture[T]], step: str) -> Settled[T]:
-    """Wait for all; an error of Ingot's tree fails its own subject only.
+    """Wait for all; an error fails its own subject only.
+
+    Raises:
+        CheckpointRefused: the checkpoint is no longer what was admitted.
 
     Args:
         futures: by subject, such as the precision.
@@ -45,6 +56,8 @@ def settle(futures: Mapping[str, PrefectFuture[T]], step: str) -> Settled[T]:
     for subject, future in futures.items():
         try:
             settled.results[subject] = result_of(future, f"{step} {subject}")
+        except CheckpointRefused:
+            raise  # it changed under the run: no subject has anything sound to stand on
         except IngotError as problem:
             settled.failures[subject] = problem
     return settled

@@ -8,6 +8,7 @@ from tasks.core.errors import InputError
 from tasks.core.settings import Settings
 from tasks.foundry.ledger import Champion, champion_before, champion_of, history_of, names
 from tasks.foundry.roll_back import roll_back
+from tasks.report.html.page_records import PAGE
 from tasks.report.markup import Rows
 
 
@@ -40,6 +41,36 @@ def history(name: str) -> list[dict[str, Any]]:
     return [_row(entry) for entry in reversed(entries)]
 
 
+def may_go_back(name: str, to: str | None = None) -> tuple[Champion, Champion]:
+    """Give the present champion of a name, and the one that a rollback brings back.
+
+    Args:
+        name: name of the release.
+        to: model id that must come back; None for whichever was champion before.
+
+    Raises:
+        InputError: nothing is registered under that name, there is no champion before the present
+            one, or it is another than `to`.
+    """
+    history(name)  # refuses a name that has no champion
+    settings = Settings()
+    present, before = champion_of(settings, name), champion_before(settings, name)
+    assert present is not None
+    if before is None:
+        raise InputError(
+            f"{name!r} has no champion to go back to",
+            got=f"only {present.model_id}",
+            next_step=f"run `ingot show {name}`",
+        )
+    if to not in (None, before.model_id):
+        raise InputError(
+            f"a rollback of {name!r} does not bring back {to}",
+            expected=f"{before.model_id}, the champion before {present.model_id}",
+            next_step=f"run `ingot show {name}`; further back, roll back again",
+        )
+    return present, before
+
+
 def go_back(name: str) -> Champion:
     """Make the champion before the present one champion again, proven first.
 
@@ -61,7 +92,7 @@ def _row(champion: Champion) -> dict[str, Any]:
         "checkpoint": champion.checkpoint,
         "variant": champion.variant,
         "run": champion.run_id,
-        "report": str(Settings().runs / champion.run_id / "report.md"),
+        "report": str(Settings().runs / champion.run_id / PAGE),
     }
 
 

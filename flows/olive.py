@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.checkpoint.admit import inspect_checkpoint
 from tasks.core.files import write_text_atomically
-from tasks.core.records import Precision, Profile, Recipe
+from tasks.core.records import BuilderWay, Precision, Profile, Recipe
 from tasks.variants.olive_config import olive_config, package_config
 from tasks.variants.recipes import REFERENCE, plan_recipes
 
@@ -25,6 +25,7 @@ def configuration(
     profile: Profile,
     overrides: Mapping[str, Any],
     folder: Path | None,
+    builder: BuilderWay = "fast",
 ) -> str:
     """Give the Olive configuration as JSON; with a folder, write it there and say how to run it.
 
@@ -33,7 +34,7 @@ def configuration(
     """
     path = checkpoint.expanduser().absolute()
     inspect_checkpoint(path)
-    recipe = _recipe(precision, profile, overrides)
+    recipe = _recipe(precision, profile, overrides, builder)
     base = (folder or Path(DEFAULT_OUTPUT)).absolute()
     config = olive_config(path, recipe, output=base / "model", cache=base / "cache")
     text = json.dumps(config, indent=2)
@@ -47,7 +48,9 @@ def configuration(
     )
 
 
-def _recipe(precision: Precision, profile: Profile, overrides: Mapping[str, Any]) -> Recipe:
+def _recipe(
+    precision: Precision, profile: Profile, overrides: Mapping[str, Any], builder: BuilderWay
+) -> Recipe:
     if precision is Precision.FP32:
-        return REFERENCE
-    return plan_recipes([precision], profile=profile, overrides=overrides)[0]
+        return REFERENCE.model_copy(update={"builder": builder})
+    return plan_recipes([precision], profile=profile, overrides=overrides, builder=builder)[0]

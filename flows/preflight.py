@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.form import placed
 from flows.parameters import ReleaseRequest
 from tasks.checkpoint.admit import choose_name, inspect_checkpoint
 from tasks.core.errors import QuestionsRefused
-from tasks.core.questions import MOST_QUESTIONS, load_questions, questions_digest
-from tasks.core.records import Question, QuestionFile, Recipe
+from tasks.core.housekeeping import require_writable
+from tasks.core.questions import load_questions, questions_digest
+from tasks.core.records import Conditions, Question, QuestionFile, Recipe
+from tasks.core.settings import Settings
+from tasks.examine.protocol import Protocol
 from tasks.judge.policy import Policy, load_policy
 from tasks.variants.recipes import plan_recipes
 
@@ -27,24 +31,35 @@ class Order:
     Attributes:
         recipes: one for each precision asked for, in the order of preference.
         question: the one that the registered champion is asked.
+        protocol: how the variants are examined.
     """
 
     checkpoint: Path
     recipes: list[Recipe]
     questions: QuestionFile
     question: Question
+    protocol: Protocol
     policy: Policy
+
+    @property
+    def conditions(self) -> Conditions:
+        """Say what the variants are measured with."""
+        return Conditions(
+            questions=self.questions.digest,
+            profile=self.protocol.profile,
+            revision=self.protocol.revision,
+        )
 
     @property
     def in_one_line(self) -> str:
         """Say what will be asked, and when a file is longer than that."""
-        count = self.questions.count
-        if count <= MOST_QUESTIONS:
+        count, first = self.questions.count, self.protocol.max_questions
+        if count <= first:
             return f"{count:,} questions of {self.questions.path}"
-        return (
-            f"{MOST_QUESTIONS:,} of the {count:,} questions of {self.questions.path}, "
-            "each category keeping its share"
-        )
+        second = self.protocol.second_look()
+        most = min(count, second.max_questions if second else first)
+        more = f", {most:,} where that decides nothing" if second else ""
+        return f"{first:,} of the {count:,} questions of {self.questions.path}{more}"
 
 
 def check_request(request: ReleaseRequest) -> Order:
@@ -52,25 +67,34 @@ def check_request(request: ReleaseRequest) -> Order:
 
     Raises:
         InputError: a file is missing or wrong, or the options contradict each other.
+        EnvironmentUnfit: nothing can be kept in INGOT_HOME.
     """
-    checkpoint = request.checkpoint.expanduser().absolute()
+    checkpoint = placed(request.checkpoint, "the checkpoint folder")
     choose_name(request.name, checkpoint)
     inspect_checkpoint(checkpoint)
     path = _question_file(request, checkpoint)
     questions = load_questions(path)
     overrides = request.options.model_dump(exclude_none=True)
-    return Order(
+    order = Order(
         checkpoint=checkpoint,
-        recipes=plan_recipes(request.precisions, profile=request.profile, overrides=overrides),
+        recipes=plan_recipes(
+            request.precisions,
+            profile=request.profile,
+            overrides=overrides,
+            builder=request.builder,
+        ),
         questions=QuestionFile(path=path, digest=questions_digest(questions), count=len(questions)),
         question=questions[0],
-        policy=load_policy(request.policy.expanduser() if request.policy else None),
+        protocol=Protocol.of(request.examination).for_questions(len(questions)),
+        policy=load_policy(placed(request.policy, "the policy file") if request.policy else None),
     )
+    require_writable(Settings())  # last: what the user can mend in the request comes first
+    return order
 
 
 def _question_file(request: ReleaseRequest, checkpoint: Path) -> Path:
     if request.questions is not None:
-        return request.questions.expanduser().absolute()
+        return placed(request.questions, "the question file")
     candidates = [checkpoint / QUESTIONS_NAME, checkpoint.parent / QUESTIONS_NAME]
     for candidate in candidates:
         if candidate.is_file():

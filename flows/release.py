@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import artifacts
-from flows.examination import examine_all
-from flows.fan_out import is_environments, settle
+from flows.approval import ask_first
+from flows.attempts import gave_up
+from flows.champion import champion_in_place
+from flows.examination import Subjects, examine_and_judge
+from flows.fan_out import result_of, settle
+from flows.findings import Findings
+from flows.newest import newest_without_verdict, nothing_new
 from flows.parameters import ReleaseRequest
 from flows.preflight import check_request
+from flows.run_name import rename_run
+from flows.runners import prepare_cluster, runner_of
 from flows.step_log import StepLog
 from tasks.checkpoint.task import admit_checkpoint
+from tasks.core.child import children_stopped_on_interrupt
 from tasks.core.errors import IngotError, named
 from tasks.core.housekeeping import clear_leftovers
 from tasks.core.progress import listening, step
 from tasks.core.records import (
     Checkpoint,
+    Environment,
     Forecast,
     Precision,
     Question,
@@ -38,16 +44,15 @@ from tasks.core.records import (
 from tasks.core.settings import Settings
 from tasks.environment.check import require_fit_environment
 from tasks.environment.task import check_environment, forecast_builds
+from tasks.examine.protocol import Protocol
+from tasks.examine.speed.tune import Tuned
+from tasks.examine.task import tune_variants
 from tasks.foundry.task import register_champion
-from tasks.judge.policy import policy_digest
-from tasks.judge.task import judge_variants
-from tasks.report.task import record_release
+from tasks.report.approval import approval_in_words, is_withheld
 from tasks.variants.recipes import REFERENCE, check_recipe
 from tasks.variants.task import build_variant
 
-RUNNER = cast(
-    "TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=Settings().workers)
-)
+RUNNER = runner_of(Settings())
 
 # Prefect sends a module's log lines to the run's page only at a level of its own (3.8.8).
 for package in ("flows", "tasks"):
@@ -57,6 +62,8 @@ for package in ("flows", "tasks"):
 def name_of_run() -> str:
     """Name a run after what is released, not after Prefect's animals."""
     request = ReleaseRequest.model_validate(flow_run.get_parameters()["request"])
+    if request.newest:
+        return f"release-newest-of-{request.name or request.checkpoint.name}"
     return f"release-{request.name or request.checkpoint.name}"
 
 
@@ -73,11 +80,20 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
         request: the checkpoint, and what to make of it.
     """
     began = time.monotonic()
+    if spent := gave_up():
+        return spent
     steps = StepLog()
-    with listening(steps.hear):
+    with listening(steps.hear), children_stopped_on_interrupt():
+        if request.newest:
+            chosen = newest_without_verdict(request, Settings())
+            if chosen is None:
+                return Completed(name="NothingNew", message=nothing_new(request, Settings()))
+            request = chosen
+            rename_run(f"release-{request.name}")
         with step("read request") as say:
             order = check_request(request)
             say(order.in_one_line)
+        prepare_cluster(Settings())
         clear_leftovers(Settings())
         environment = check_environment()
         artifacts.show_environment(environment)
@@ -85,44 +101,28 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
         checkpoint = admit_checkpoint(order.checkpoint, request.name)
         for recipe in order.recipes:
             check_recipe(recipe, checkpoint)
-        forecasts = forecast_builds(environment, checkpoint, [REFERENCE, *order.recipes])
+        recipes = [REFERENCE.model_copy(update={"builder": request.builder}), *order.recipes]
+        forecasts = forecast_builds(environment, checkpoint, recipes)
 
         reference, built, failures = build_all(checkpoint, forecasts)
-        examination = examine_all(checkpoint, reference, built, order.questions, environment)
+        tuned = tune_all(built, order.protocol, environment, failures)
+        before = champion_in_place(checkpoint.name, Settings())
+        subjects = Subjects(checkpoint, reference, tuned, environment, before)
+        examination, judgement = examine_and_judge(subjects, order, failures)
         failures |= examination.failures
 
-        judgement = judge_variants(
-            built,
-            examination.metrics,
-            order.policy,
-            parameters=checkpoint.parameters,
-            failures=in_words(failures),
-        )
-        champion = next((v for v in built if v.digest == judgement.champion), None)
+        champion = next((v for v in tuned.variants if v.digest == judgement.champion), None)
         run = run_id(checkpoint.name)
-        registration = ship(champion, checkpoint.name, order.question, run, failures)
-        outcome = record_release(
-            Release(
-                run_id=run,
-                name=checkpoint.name,
-                checkpoint=checkpoint,
-                environment=environment,
-                variants=built,
-                failures=in_words(failures),
-                questions=order.questions,
-                policy=request.policy,
-                environment_faults=sorted(k for k, v in failures.items() if is_environments(v)),
-                metrics=examination.metrics,
-                judgement=judgement,
-                registration=registration,
-                report=Settings().runs / run / "report.md",
-                seconds=time.monotonic() - began,
-                cached=steps.cached,
-            ),
-            examination.evidence,
-            steps.timings,
-            policy_digest(order.policy),
+        findings = Findings(
+            run, order, request.policy, subjects, examination, judgement, failures, steps, began
         )
+        found = findings.release()
+        if request.approval:
+            found = ask_first(found, request.approval_hours, findings.publish)
+        if not is_withheld(found):
+            registration = ship(champion, checkpoint.name, order.question, run, failures)
+            found = found.model_copy(update={"registration": registration})
+        outcome = findings.publish(found)
     artifacts.show_release(outcome)
     return final_state(outcome)
 
@@ -132,11 +132,17 @@ def build_all(
 ) -> tuple[Variant, list[Variant], dict[str, IngotError]]:
     """Build the reference and every variant side by side; one that fails stops no other.
 
+    On one machine the first step builds for all; on a cluster each has a machine of its own.
+
     Raises:
         IngotError: the reference failed, or every variant did.
     """
+    is_here = Settings().runner == "thread"
+    siblings = [forecast.recipe for forecast in forecasts] if is_here else []
     futures = {
-        forecast.recipe.precision.value: build_variant.submit(checkpoint, forecast.recipe, forecast)
+        forecast.recipe.precision.value: build_variant.submit(
+            checkpoint, forecast.recipe, forecast, siblings
+        )
         for forecast in forecasts
     }
     builds = settle(artifacts.follow("builds", futures), "build")
@@ -146,6 +152,21 @@ def build_all(
     if not variants:
         raise next(iter(builds.failures.values()))
     return builds.results[Precision.FP32], list(variants.values()), dict(builds.failures)
+
+
+def tune_all(
+    built: list[Variant],
+    protocol: Protocol,
+    environment: Environment,
+    failures: dict[str, IngotError],
+) -> Tuned:
+    """Tune alone on the machine; variants that cannot be tuned are examined as they were built."""
+    try:
+        future = tune_variants.submit(built, protocol=protocol, environment=environment)
+        return result_of(future, "tune variants")
+    except IngotError as problem:
+        failures["tuning"] = problem
+        return Tuned(variants=built, evidence=[], contended=[])
 
 
 def ship(
@@ -165,11 +186,6 @@ def ship(
         return None
 
 
-def in_words(failures: dict[str, IngotError]) -> dict[str, str]:
-    """Give the failures as text, for records and reports."""
-    return {subject: str(problem) for subject, problem in failures.items()}
-
-
 def run_id(name: str) -> str:
     """Name this run's folder: sortable by time, unique by Prefect's run."""
     started = flow_run.get_scheduled_start_time().strftime("%Y%m%dT%H%M%SZ")
@@ -179,10 +195,15 @@ def run_id(name: str) -> str:
 def final_state(outcome: Release) -> Release | State[Release]:
     """Say in the state's name when nothing ships, and why: the model or the machine."""
     failed = ", ".join(sorted(outcome.failures))
+    if outcome.approval is not None and is_withheld(outcome):
+        name = outcome.approval.state.value.capitalize()
+        return Completed(name=name, message=approval_in_words(outcome), data=outcome)
     if outcome.registration is None and outcome.environment_faults:
         return Failed(name="Unfinished", message=f"{failed} failed", data=outcome)
     if outcome.registration is None:
         return Completed(name="Refused", message=outcome.judgement.reason, data=outcome)
     if outcome.failures:
         return Completed(name="Partial", message=f"{failed} failed", data=outcome)
-    return outcome
+    # Notifications quote the message.
+    champion = outcome.registration.model_id
+    return Completed(message=f"{champion} is champion: {outcome.judgement.reason}", data=outcome)

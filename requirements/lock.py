@@ -3,7 +3,8 @@
 Reads the ranges of pyproject.toml and writes, for every system at once and without any address:
 
     runtime.txt   what Ingot runs on
-    dev.txt       what its tests and linters need on top
+    cluster.txt   what the extras s3, dask and ray need on top
+    dev.txt       what its tests and linters need on top of both
     torch-cpu.txt torch's own CPU build, which is tried first
     cuda.txt      what the registry's Linux build of torch loads; nobody else needs it
 
@@ -27,6 +28,8 @@ TORCH_CPU_WHEEL = "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b2646
 CPU_WHEEL_FITS = (
     "sys_platform == 'linux' and platform_machine == 'x86_64' and python_version == '3.11'"
 )
+
+EXTRAS = ("s3", "dask", "ray")
 
 CUDA = re.compile(r"^(nvidia-|cuda-|triton==)")
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]*(?===)")
@@ -53,15 +56,24 @@ def write_pins(name: str, title: str, blocks: list[str]) -> None:
     (HERE / name).write_text(text, encoding="utf-8", newline="\n")
 
 
+def without(blocks: list[str], known: list[str]) -> list[str]:
+    """Leave out the packages that are pinned already."""
+    names = {NAME.match(block)[0] for block in known}  # type: ignore[index]
+    return [block for block in blocks if NAME.match(block)[0] not in names]  # type: ignore[index]
+
+
 def main() -> None:
-    """Write the three files."""
+    """Write the files."""
     runtime = [with_cpu_wheel(block) for block in compile_pins()]
-    everything = compile_pins("--extra", "dev")
-    names = {NAME.match(block)[0] for block in runtime}  # type: ignore[index]
-    on_top = [block for block in everything if NAME.match(block)[0] not in names]  # type: ignore[index]
+    extras = [word for extra in EXTRAS for word in ("--extra", extra)]
+    cluster = compile_pins(*extras)
+    everything = compile_pins(*extras, "--extra", "dev")
     cuda = [block for block in runtime if CUDA.match(block)]
     write_pins("runtime.txt", "What Ingot runs on.", [b for b in runtime if not CUDA.match(b)])
-    write_pins("dev.txt", "What the tests and linters need on top of runtime.txt.", on_top)
+    on_top = without(cluster, runtime)
+    write_pins("cluster.txt", "What s3, dask and ray need on top of runtime.txt.", on_top)
+    on_top = without(everything, [*runtime, *cluster])
+    write_pins("dev.txt", "What tests and linters need on top of runtime and cluster.", on_top)
     (version,) = (block.split()[0] for block in runtime if block.startswith("torch=="))
     cpu = f"{version}+cpu ; {CPU_WHEEL_FITS} \\\n    --hash=sha256:{TORCH_CPU_WHEEL}"
     write_pins("torch-cpu.txt", "torch's own CPU build, for where pip is offered it.", [cpu])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ def ingot_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "ingot-home"
     monkeypatch.setenv("INGOT_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True, scope="session")
+def machine_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests' reservations apart from those of other runs on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INGOT_MACHINE", str(tmp_path_factory.mktemp("machine")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,21 @@ import numpy as np
 from tasks.checkpoint.admit import admit_checkpoint
 from tasks.core.child import QUIET_ENVIRONMENT
 from tasks.core.files import folder_bytes
-from tasks.core.records import Checkpoint, Precision, Quantisation, Recipe, Variant
+from tasks.core.questions import load_questions
+from tasks.core.records import (
+    Checkpoint,
+    Evidence,
+    Precision,
+    Quantisation,
+    Question,
+    Recipe,
+    Variant,
+)
 from tasks.core.settings import Settings
 from tasks.core.store import Store
+from tasks.examine.protocol import Protocol
+from tasks.examine.reference import examine_reference
+from tasks.examine.variant import examine_variant
 
 _BUILD = """
 import sys
@@ -109,3 +122,57 @@ def publish(
 def admitted(path: Path) -> Checkpoint:
     """Admit a checkpoint under a fixed name."""
     return admit_checkpoint(path, name="examined", say=lambda line: None)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A checkpoint, its reference, what that answers, and stock folders by precision."""
+
+    checkpoint: Checkpoint
+    questions: list[Question]
+    settings: Settings
+    folders: dict[str, Path]
+    scratch: Path
+    protocol: Protocol
+    reference: Variant
+    yardstick: Evidence
+
+    def variant(self, folder: Path, precision: Precision) -> Variant:
+        """Put a folder into the store as a variant."""
+        return publish(folder, precision, self.checkpoint, self.settings)
+
+    def examine(
+        self,
+        folder: Path,
+        precision: Precision = Precision.INT8,
+        *,
+        protocol: Protocol | None = None,
+    ) -> Evidence:
+        """Compare a folder, as a variant of this precision, with the reference."""
+        return examine_variant(
+            self.checkpoint,
+            self.reference,
+            self.yardstick,
+            self.variant(folder, precision),
+            self.questions,
+            protocol=protocol or self.protocol,
+            settings=self.settings,
+        )
+
+
+def bench_of(
+    source: Path,
+    questions: Path | list[Question],
+    folders: dict[str, Path],
+    scratch: Path,
+    protocol: Protocol,
+) -> Bench:
+    """Examine the reference of a checkpoint, so that variants can be compared with it."""
+    checkpoint = admitted(source)
+    settings = Settings(home=scratch / "home")
+    asked = load_questions(questions) if isinstance(questions, Path) else questions
+    reference = publish(folders["fp32"], Precision.FP32, checkpoint, settings)
+    yardstick = examine_reference(
+        checkpoint, reference, asked, protocol=protocol, settings=settings
+    )
+    return Bench(checkpoint, asked, settings, folders, scratch, protocol, reference, yardstick)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tasks.core.checkpoint_files import checkpoint_digest
 from tasks.core.records import Checkpoint
 
-Family = Literal["qwen2", "llama", "phi3"]
+Family = Literal["qwen2", "qwen3", "llama", "mistral", "phi3"]
 
 END_OF_TURN = "<|im_end|>"
 START_OF_TURN = "<|im_start|>"
@@ -53,9 +53,14 @@ _SHAPE: dict[str, Any] = {
 
 
 def write_tiny_checkpoint(
-    folder: Path, family: Family = "qwen2", *, tied: bool = False, seed: int = 0
+    folder: Path,
+    family: Family = "qwen2",
+    *,
+    tied: bool = False,
+    seed: int = 0,
+    dtype: str = "float32",
 ) -> Path:
-    """Write a checkpoint of two layers and hidden size 64, float32, with a ChatML template."""
+    """Write a checkpoint of two layers and hidden size 64, with a ChatML template."""
     from transformers import GenerationConfig
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +76,7 @@ def write_tiny_checkpoint(
         eos_token_id=end,
         pad_token_id=pad,
     )
-    _write_weights(folder, config, seed=seed, dtype="float32")
+    _write_weights(folder, config, seed=seed, dtype=dtype)
     GenerationConfig(
         do_sample=True,
         temperature=0.7,
@@ -162,13 +167,21 @@ def logits_of(folder: Path) -> Any:
 
 
 def _config(family: Family, **fields: Any) -> Any:
-    from transformers import LlamaConfig, Phi3Config, Qwen2Config
+    from transformers import LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
-    if family == "qwen2":
-        return Qwen2Config(**fields)
-    if family == "llama":
-        return LlamaConfig(**fields)
-    return Phi3Config(**fields, original_max_position_embeddings=fields["max_position_embeddings"])
+    match family:
+        case "qwen2":
+            return Qwen2Config(**fields)
+        case "qwen3":
+            head_size = fields["hidden_size"] // fields["num_attention_heads"]
+            return Qwen3Config(**fields, head_dim=head_size)
+        case "llama":
+            return LlamaConfig(**fields)
+        case "mistral":
+            return MistralConfig(**fields)
+        case "phi3":
+            length = fields["max_position_embeddings"]
+            return Phi3Config(**fields, original_max_position_embeddings=length)
 
 
 def _write_weights(folder: Path, config: Any, *, seed: int, dtype: str) -> None:

@@ -16,7 +16,7 @@ from tasks.checkpoint.families import FAMILIES, Family
 from tasks.checkpoint.folder import CheckpointFolder
 from tasks.checkpoint.json_file import read_json_object
 from tasks.checkpoint.safetensors_header import TensorEntry
-from tasks.core.errors import CheckpointRefused
+from tasks.core.errors import CheckpointIncomplete, CheckpointRefused
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def read_architecture(folder: CheckpointFolder) -> Architecture:
             already quantised, or not a text decoder.
     """
     if CONFIG not in folder.files:
-        raise CheckpointRefused(
+        raise CheckpointIncomplete(
             f"{folder.path} has no {CONFIG}",
             expected="a checkpoint folder as `save_pretrained` writes it",
             next_step="give the folder that holds config.json, or copy the file from the base "

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import CheckpointRefused
+from tasks.core.errors import CheckpointIncomplete, CheckpointRefused
 
 MIB = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 8 * MIB
@@ -53,9 +53,10 @@ def parse_json_object(content: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as problem:
-        raise CheckpointRefused(
-            f"{where} is not valid JSON: {problem}", next_step=_COPY_AGAIN
-        ) from problem
+        # An object that is there in full ends with its brace; a file still being copied does not.
+        is_whole = content.rstrip().endswith(b"}")
+        kind = CheckpointRefused if is_whole else CheckpointIncomplete
+        raise kind(f"{where} is not valid JSON: {problem}", next_step=_COPY_AGAIN) from problem
     if not isinstance(value, dict):
         raise CheckpointRefused(
             f"{where} does not hold a JSON object",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from tasks.checkpoint.json_file import parse_json_object
-from tasks.core.errors import CheckpointRefused
+from tasks.core.errors import CheckpointIncomplete, CheckpointRefused
 
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library itself
 LENGTH_BYTES = 8
@@ -97,7 +97,9 @@ def read_shard(path: Path) -> Shard:
 def _header_length(path: Path, first: bytes, size: int) -> int:
     length = int.from_bytes(first, "little")
     if len(first) < LENGTH_BYTES or length > size - LENGTH_BYTES:
-        raise CheckpointRefused(
+        # No file of this format has a longer header: such a one will not become right by waiting.
+        kind = CheckpointIncomplete if length <= HEADER_LIMIT_BYTES else CheckpointRefused
+        raise kind(
             f"{path} is cut off inside its header, or is no safetensors file",
             expected=f"a header of {length} bytes" if len(first) == LENGTH_BYTES else "a header",
             got=f"a file of {size} bytes",
@@ -145,7 +147,8 @@ def _refuse_gaps(path: Path, tensors: list[TensorEntry], start: int, size: int) 
         covered = tensor.end
     if covered != size:
         cut = "is cut off" if covered > size else "has bytes that no tensor claims"
-        raise CheckpointRefused(
+        kind = CheckpointIncomplete if covered > size else CheckpointRefused
+        raise kind(
             f"{path} {cut}",
             expected=f"{covered} bytes, by its header",
             got=f"{size} bytes",

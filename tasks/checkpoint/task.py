@@ -9,6 +9,7 @@ from prefect import task
 from tasks.checkpoint import admit
 from tasks.core.progress import step
 from tasks.core.records import Checkpoint
+from tasks.core.reservations import reserve_reading
 from tasks.core.task import RETRYING, UNCACHED
 
 
@@ -19,7 +20,9 @@ def admit_checkpoint(path: Path, name: str | None) -> Checkpoint:
     Tried again only when a file changed while it was read.
     """
     with step("admit checkpoint") as say:
-        checkpoint = admit.admit_checkpoint(path, name=name, say=say)
+        # Nothing inside waits for anybody, or the ticket would keep a timing from its turn.
+        with reserve_reading(step=f"admit {name or path.name}", say=say):
+            checkpoint = admit.admit_checkpoint(path, name=name, say=say)
         say(
             f"{checkpoint.family}, {checkpoint.parameters / 1e6:,.1f} M parameters, "
             f"{checkpoint.source_bytes / 1e6:,.1f} MB {checkpoint.weight_dtype}, "

@@ -18,7 +18,7 @@ from tasks.checkpoint.json_file import (
     read_bounded,
     read_json_object,
 )
-from tasks.core.errors import CheckpointRefused
+from tasks.core.errors import CheckpointIncomplete, CheckpointRefused
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def check_tokenizer(folder: CheckpointFolder, architecture: Architecture) -> Non
     """
     for name in (TOKENIZER, TOKENIZER_CONFIG):
         if name not in folder.files:
-            raise CheckpointRefused(
+            raise CheckpointIncomplete(
                 f"{folder.path} has no {name}",
                 expected="tokenizer.json and tokenizer_config.json: Foundry Local needs both",
                 next_step=_SAVE_FAST,
@@ -73,7 +73,7 @@ def find_chat_template(folder: CheckpointFolder) -> str:
     inline = _inline_template(folder)
     separate = _separate_template(folder)
     if inline is None and separate is None:
-        raise CheckpointRefused(
+        raise CheckpointIncomplete(
             f"{folder.path} has no chat template",
             expected=f"{TEMPLATE}, or chat_template in {TOKENIZER_CONFIG}",
             next_step=_SET_TEMPLATE,

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tasks.checkpoint.folder import CheckpointFolder
 from tasks.checkpoint.json_file import read_json_object
 from tasks.checkpoint.safetensors_header import Shard, TensorEntry, read_shard
-from tasks.core.errors import CheckpointRefused
+from tasks.core.errors import CheckpointIncomplete, CheckpointRefused
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -49,8 +49,25 @@ def read_weights(folder: CheckpointFolder) -> Weights:
     """Find the safetensors files and read their headers.
 
     Raises:
-        CheckpointRefused: no weights, two sets of them, a shard missing or outside the folder, or
-            an index that contradicts the shards.
+        CheckpointIncomplete: no weights, a shard missing, or a file cut off.
+        CheckpointRefused: two sets of them, a shard outside the folder, or an index that
+            contradicts the shards.
+    """
+    names = weight_files(folder)
+    weights = Weights(tuple(read_shard(folder.files[name]) for name in names))
+    if names != [SINGLE]:
+        files_by_tensor = _weight_map(folder)
+        for shard in weights.shards:
+            _compare_index(folder, shard, files_by_tensor)
+    return weights
+
+
+def weight_files(folder: CheckpointFolder) -> list[str]:
+    """Give the names of the safetensors files in use, by their names and the index alone.
+
+    Raises:
+        CheckpointIncomplete: no weights, or a shard missing.
+        CheckpointRefused: two sets of them, or a shard outside the folder.
     """
     single, index = SINGLE in folder.files, INDEX in folder.files
     if single and index:
@@ -60,15 +77,15 @@ def read_weights(folder: CheckpointFolder) -> Weights:
             next_step="remove the older one",
         )
     if single:
-        return Weights((read_shard(folder.files[SINGLE]),))
+        return [SINGLE]
     if not index:
         raise _no_weights(folder)
-    return _read_sharded(folder)
+    return _shards(folder)
 
 
 def _no_weights(folder: CheckpointFolder) -> CheckpointRefused:
     if shards := folder.matching(_SHARDS):
-        return CheckpointRefused(
+        return CheckpointIncomplete(
             f"{folder.path} holds {len(shards)} shards and no {INDEX}", next_step=_SAVE_AGAIN
         )
     if other := folder.matching("*.gguf", "*.onnx", "*.h5", "*.msgpack"):
@@ -77,28 +94,31 @@ def _no_weights(folder: CheckpointFolder) -> CheckpointRefused:
             expected=f"{SINGLE}, or shards with {INDEX}",
             next_step="release the Hugging Face checkpoint that it was made from",
         )
-    return CheckpointRefused(
+    return CheckpointIncomplete(
         f"{folder.path} holds no weights",
         expected=f"{SINGLE}, or shards with {INDEX}",
         next_step=_SAVE_AGAIN,
     )
 
 
-def _read_sharded(folder: CheckpointFolder) -> Weights:
-    files_by_tensor = _weight_map(folder)
-    names = sorted(set(files_by_tensor.values()))
+def _shards(folder: CheckpointFolder) -> list[str]:
+    names = sorted(set(_weight_map(folder).values()))
     for name in names:
-        _refuse_shard_name(folder, name)
+        _refuse_shard_name(name)
+    if missing := [name for name in names if name not in folder.files]:
+        raise CheckpointIncomplete(
+            f"{folder.path / missing[0]} is missing, though {INDEX} names it",
+            expected=f"{len(names)} shards",
+            got=f"{len(names) - len(missing)} of them",
+            next_step=_SAVE_AGAIN,
+        )
     if strays := sorted(set(folder.matching(_SHARDS)) - set(names)):
         raise CheckpointRefused(
             f"{folder.path / strays[0]} is not named in {INDEX}",
             expected="shards of one save only",
             next_step="remove the shards of the other save, or save again into an empty folder",
         )
-    weights = Weights(tuple(read_shard(folder.files[name]) for name in names))
-    for shard in weights.shards:
-        _compare_index(folder, shard, files_by_tensor)
-    return weights
+    return names
 
 
 def _weight_map(folder: CheckpointFolder) -> dict[str, str]:
@@ -120,7 +140,7 @@ def _weight_map(folder: CheckpointFolder) -> dict[str, str]:
     return found
 
 
-def _refuse_shard_name(folder: CheckpointFolder, name: str) -> None:
+def _refuse_shard_name(name: str) -> None:
     plain = name == PurePosixPath(name).name == PureWindowsPath(name).name
     if not plain or not name.endswith(".safetensors"):
         raise CheckpointRefused(
@@ -128,10 +148,6 @@ def _refuse_shard_name(folder: CheckpointFolder, name: str) -> None:
             expected="a safetensors file in the checkpoint folder itself",
             next_step="do not use this checkpoint unless you trust where it is from; "
             "then save it again with `save_pretrained`",
-        )
-    if name not in folder.files:
-        raise CheckpointRefused(
-            f"{folder.path / name} is missing, though {INDEX} names it", next_step=_SAVE_AGAIN
         )
 
 

@@ -1,21 +1,13 @@
-"""Letting heavy steps of this process run side by side only as far as memory reaches.
+"""What the steps that load models need of memory, told from sizes alone.
 
-A weighted semaphore, and what the steps that load models should ask it for. It trusts what it is
-asked for and measures nothing.
+Upper estimates; who may run when is decided in `reservations.py`.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from tasks.core.memory import read_memory
 from tasks.core.records import Checkpoint, Precision
 
 GIB = 1024**3
-RESERVE_BYTES = 2 * GIB  # for the system and the flow itself
 
 # Python, transformers, torch, ONNX Runtime, the tokenizer.
 BASE_BYTES = GIB
@@ -31,33 +23,6 @@ _LOADED_PER_FILE_BYTE = {
     Precision.INT8: 1.7,
     Precision.INT4: 1.7,
 }
-
-
-class MemoryBudget:
-    """Bytes that steps reserve before they start and give back when they end.
-
-    Args:
-        total_bytes: what may be in use at once. A step that wants more than that runs alone.
-    """
-
-    def __init__(self, total_bytes: int) -> None:
-        self._total = total_bytes
-        self._in_use = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def reserve(self, wanted_bytes: int) -> Iterator[None]:
-        """Wait until the bytes are free, and hold them while the block runs."""
-        share = min(wanted_bytes, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._in_use + share <= self._total)
-            self._in_use += share
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._in_use -= share
-                self._changed.notify_all()
 
 
 def examine_reference_bytes(checkpoint: Checkpoint, reference_bytes: int) -> int:
@@ -92,19 +57,3 @@ def loaded_bytes(precision: Precision, model_bytes: int) -> int:
 def _around(checkpoint: Checkpoint) -> int:
     """Estimate what is held beside weights: the libraries, and two models' logits in float64."""
     return BASE_BYTES + 2 * checkpoint.vocabulary_size * LOGITS_AT_ONCE * 8
-
-
-_first_use = threading.Lock()
-
-
-def machine_memory() -> MemoryBudget:
-    """Give this process's one budget: what it could have at first use, less a reserve."""
-    # `functools.cache` runs the function twice when two threads come first at the same time.
-    with _first_use:
-        return _machine_memory()
-
-
-@functools.cache
-def _machine_memory() -> MemoryBudget:
-    available = read_memory().available_bytes
-    return MemoryBudget(max(available - RESERVE_BYTES, available // 2))

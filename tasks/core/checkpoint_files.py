@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from tasks.core.errors import ResourceBusy
+from tasks.core.errors import CheckpointRefused
 from tasks.core.files import digest_of, sha256_file
 from tasks.core.records import Checkpoint
 
@@ -71,8 +71,11 @@ def checkpoint_digest(folder: Path, weight_files: Iterable[str]) -> str:
 def require_unchanged(checkpoint: Checkpoint) -> None:
     """Hash a checkpoint again and refuse one that is no longer what was admitted.
 
+    Called after each step that reads it, so that nothing made of mixed bytes is kept under the
+    digest. Not tried again: the run is about bytes that are no more.
+
     Raises:
-        ResourceBusy: a deciding file has come, gone or changed.
+        CheckpointRefused: a deciding file has come, gone or changed.
     """
     try:
         if checkpoint_digest(checkpoint.path, checkpoint.weight_files) == checkpoint.digest:
@@ -80,8 +83,8 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
         trace = f"{_last_written(checkpoint)} was written last"
     except OSError as problem:
         trace = str(problem)
-    raise ResourceBusy(
-        f"the checkpoint changed while it was built: {checkpoint.path}",
+    raise CheckpointRefused(
+        f"the checkpoint changed while it was in use: {checkpoint.path}",
         expected=f"the files that were admitted, digest {checkpoint.digest[:12]}",
         got=trace,
         next_step="wait until training has written the checkpoint in full, then release it again",

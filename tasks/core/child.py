@@ -7,50 +7,60 @@ through a whole prefill, and threads cannot be interrupted at all. What runs ins
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
-import psutil
 from pydantic import BaseModel
 
-from tasks.core.child_main import ChildAnswer
+from tasks.core.child_main import NO_ROOM_FOR_ANSWER, ChildAnswer
+from tasks.core.child_process import (
+    QUIET_ENVIRONMENT,
+    Child,
+    ChildFiles,
+    are_stopping,
+    children_stopped_on_interrupt,
+    hold_if_leaving,
+    stop_children,
+    stopped_from_outside,
+)
 from tasks.core.errors import (
     ChildKilled,
     ChildTimedOut,
     DoesNotFit,
+    IngotError,
     ToolFailed,
     error_from_fields,
 )
-from tasks.core.progress import PROGRESS_FILE
+from tasks.core.offspring import end_orphans, tree_rss_bytes
+from tasks.core.scratch import clear_abandoned, scratch_folder, write_scratch
+
+__all__ = [
+    "QUIET_ENVIRONMENT",
+    "Usage",
+    "children_stopped_on_interrupt",
+    "run_child",
+    "stop_children",
+]
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result", bound=BaseModel)
 
 POLL_S = 0.1
 MIB = 1024 * 1024
+MOST_LOG_BYTES, KEPT_LOG_BYTES = 64 * MIB, MIB
 
-# No telemetry and no network: Olive, ONNX Runtime, GenAI and Foundry Local all stop uploading
-# under CI=1 (measured with strace, 2026-11); the hub client must not even look up a name.
-QUIET_ENVIRONMENT = {
-    "CI": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "OLIVE_DISABLE_TELEMETRY": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "ORT_TELEMETRY_DISABLED": "1",
-    "PYTHONUTF8": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_OFFLINE": "1",
-}
-_SECRETS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+# Whoever sends these wants an end, and no other try: a cancel from Prefect's UI goes to the whole
+# process group. The out-of-memory killer sends SIGKILL.
+_REQUESTS_TO_STOP = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 @dataclass(frozen=True)
@@ -95,103 +105,86 @@ def run_child(
         ChildTimedOut: past the deadline.
         ChildKilled: ended by a signal that was not ours.
         DoesNotFit: past the memory limit.
+        EnvironmentUnfit: stopped from outside, as by a cancel; or no room for its scratch files.
         ToolFailed: ended without a result, or failed by an error that is not in Ingot's tree.
         IngotError: whatever the function raised from Ingot's tree.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ingot-child-") as scratch:
-        files = _ChildFiles(Path(scratch))
-        files.request.write_text(request.model_dump_json(), encoding="utf-8")
+    _clear_after_the_dead()
+    with scratch_folder(target) as folder, log.open("a+b") as output:
+        files = ChildFiles(folder)
+        write_scratch(files.request, request.model_dump_json(), target)
         started = time.monotonic()
-        with log.open("ab") as output:
-            process = _start(target, files, output.fileno(), environment or {})
-            try:
-                _watch(process, target, files, deadline_s, memory_limit_bytes, on_progress)
-            finally:
-                _end(process)
+        child = Child.start(target, files, output, environment or {})
+        bounds = _Bounds(started + deadline_s, deadline_s, memory_limit_bytes)
+        try:
+            _watch(child, bounds, on_progress)
+        finally:
+            child.end()
+            hold_if_leaving()
         seconds = time.monotonic() - started
-        answer = _read_answer(process, target, files, log)
+        answer = _read_answer(child, log)
     usage = Usage(seconds, answer.cpu_s, answer.peak_rss_bytes)
     return result_type.model_validate(answer.result), usage
 
 
+@functools.cache  # once for each process: what is its own, it clears itself
+def _clear_after_the_dead() -> None:
+    if ended := end_orphans():
+        logger.warning("ended %d processes that had outlived a killed run", ended)
+    clear_abandoned()
+
+
 @dataclass(frozen=True)
-class _ChildFiles:
-    folder: Path
-
-    @property
-    def request(self) -> Path:
-        return self.folder / "request.json"
-
-    @property
-    def answer(self) -> Path:
-        return self.folder / "answer.json"
-
-    @property
-    def progress(self) -> Path:
-        return self.folder / "progress.txt"
+class _Bounds:
+    ends_at: float
+    deadline_s: float
+    memory_limit_bytes: int | None
 
 
-def _start(
-    target: str, files: _ChildFiles, output: int, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    inherited = {key: value for key, value in os.environ.items() if key not in _SECRETS}
-    # Same process group as the flow, because Prefect's worker cancels by group; own output,
-    # because an inherited stdout hides the flow's death from the worker; a pipe as stdin, because
-    # its end tells the child on every system that the parent is gone.
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tasks.core.child_main",
-            target,
-            str(files.folder),
-            str(os.getpid()),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=output,
-        env={
-            **inherited,
-            **QUIET_ENVIRONMENT,
-            PROGRESS_FILE: str(files.progress),
-            **environment,
-        },
-    )
-
-
-def _watch(
-    process: subprocess.Popen[bytes],
-    target: str,
-    files: _ChildFiles,
-    deadline_s: float,
-    memory_limit_bytes: int | None,
-    on_progress: Callable[[str], None] | None,
-) -> None:
-    ends_at = time.monotonic() + deadline_s
+def _watch(child: Child, bounds: _Bounds, on_progress: Callable[[str], None] | None) -> None:
     said = ""
     while True:
         try:
-            process.wait(POLL_S)
+            child.process.wait(POLL_S)
             return
         except subprocess.TimeoutExpired:
             pass
-        if on_progress and (line := _last_line(files.progress)) != said:
+        if on_progress and (line := _last_line(child.files.progress)) != said:
             said = line
             on_progress(line)
-        if time.monotonic() > ends_at:
-            raise ChildTimedOut(
-                f"{target} was stopped after {deadline_s:.0f} s",
-                next_step="run again on a quieter machine, or with a smaller checkpoint",
-            )
-        resident = _tree_rss_bytes(process.pid)
-        if memory_limit_bytes is not None and resident > memory_limit_bytes:
-            raise DoesNotFit(
-                f"{target} was stopped: it outgrew its memory bound",
-                expected=f"at most {memory_limit_bytes / MIB:,.0f} MiB",
-                got=f"{resident / MIB:,.0f} MiB",
-                next_step="run it on a machine with more memory",
-            )
+        _cut_log(child.output)
+        _hold_to(bounds, child)
+
+
+def _hold_to(bounds: _Bounds, child: Child) -> None:
+    if time.monotonic() > bounds.ends_at:
+        raise ChildTimedOut(
+            f"{child.target} was stopped after {bounds.deadline_s:.0f} s",
+            next_step="run again on a quieter machine, or with a smaller checkpoint",
+        )
+    resident = tree_rss_bytes(child.process.pid)
+    if bounds.memory_limit_bytes is not None and resident > bounds.memory_limit_bytes:
+        raise DoesNotFit(
+            f"{child.target} was stopped: it outgrew its memory bound",
+            expected=f"at most {bounds.memory_limit_bytes / MIB:,.0f} MiB",
+            got=f"{resident / MIB:,.0f} MiB",
+            next_step="run it on a machine with more memory",
+        )
+
+
+def _cut_log(output: BinaryIO) -> None:
+    """Keep only the end of a log that grows without end: the disk is the store's.
+
+    The child's own writes go on behind it, as the file was opened for appending.
+    """
+    size = os.fstat(output.fileno()).st_size
+    if size > MOST_LOG_BYTES:
+        output.seek(size - KEPT_LOG_BYTES)
+        end = output.read(KEPT_LOG_BYTES)
+        output.truncate(0)
+        output.write(b"(what was here was too long and is cut off)\n" + end)
+        output.flush()
 
 
 def _last_line(path: Path) -> str:
@@ -202,51 +195,28 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def _tree_rss_bytes(pid: int) -> int:
-    total = 0
-    for process in _tree(pid):
-        try:
-            total += process.memory_info().rss
-        except psutil.Error:
-            continue
-    return total
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill whatever is left of the tree, and reap it."""
-    if process.poll() is None:
-        tree = _tree(process.pid)
-        for member in reversed(tree):
-            try:
-                member.kill()
-            except psutil.Error:
-                continue
-        process.wait()
-        psutil.wait_procs(tree[1:], timeout=5)
-    if process.stdin is not None:
-        process.stdin.close()
-
-
-def _read_answer(
-    process: subprocess.Popen[bytes], target: str, files: _ChildFiles, log: Path
-) -> ChildAnswer:
-    code = process.returncode
-    if not files.answer.exists():
-        if code < 0:
-            raise ChildKilled(
-                f"{target} was killed by {signal.Signals(-code).name}",
-                next_step=f"if it happens again look for out-of-memory kills, and at {log}",
-            )
-        raise ToolFailed(f"{target} ended with code {code} and no result", next_step=f"see {log}")
-    answer = ChildAnswer.model_validate_json(files.answer.read_text(encoding="utf-8"))
+def _read_answer(child: Child, log: Path) -> ChildAnswer:
+    if not child.files.answer.exists():
+        raise _without_answer(child.target, child.process.returncode, log)
+    answer = ChildAnswer.model_validate_json(child.files.answer.read_text(encoding="utf-8"))
     if answer.failure is not None:
         raise error_from_fields(answer.failure.kind, answer.failure.fields)
     return answer
+
+
+def _without_answer(target: str, code: int, log: Path) -> IngotError:
+    """Say why a child ended without leaving an answer."""
+    by = signal.Signals(-code).name if code < 0 else ""
+    if are_stopping() or by in _REQUESTS_TO_STOP:
+        return stopped_from_outside(target)
+    if by:
+        return ChildKilled(
+            f"{target} was killed by {by}",
+            next_step=f"if it happens again look for out-of-memory kills, and at {log}",
+        )
+    if code == NO_ROOM_FOR_ANSWER:
+        return DoesNotFit(
+            f"{target} ended, but its answer could not be written",
+            next_step=f"free disk space, or point TMPDIR at a folder with room; see {log}",
+        )
+    return ToolFailed(f"{target} ended with code {code} and no result", next_step=f"see {log}")

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from tasks.core.errors import named
 
 PR_SET_PDEATHSIG = 1
+PARENT_IS_GONE, NO_ROOM_FOR_ANSWER = 97, 98  # exit codes
 
 
 class Failure(BaseModel):
@@ -66,11 +67,13 @@ def peak_rss_bytes() -> int:
 def main(target: str, folder: Path, parent: int) -> None:
     """Run the target on `request.json` and leave `answer.json` behind."""
     _die_with_parent(parent)
+    # Ctrl-C reaches everybody in a terminal; the parent hears it too, and ends us as one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     result, failure = None, None
     try:
         result = _call(target, folder / "request.json")
     except Exception as problem:  # noqa: BLE001  (the edge of the process: the parent re-raises it)
-        traceback.print_exc()
+        _print_traceback()
         failure = _describe(problem)
     answer = ChildAnswer(
         result=result,
@@ -78,13 +81,29 @@ def main(target: str, folder: Path, parent: int) -> None:
         cpu_s=time.process_time(),
         peak_rss_bytes=peak_rss_bytes(),
     )
-    partial = folder / "answer.partial"
-    partial.write_text(answer.model_dump_json(), encoding="utf-8")
-    partial.replace(folder / "answer.json")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    code = _leave_answer(answer, folder)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the disk of the log is full
+            stream.flush()
     # Olive's and Foundry's exit handlers wait seconds for telemetry that is switched off.
-    os._exit(0)
+    os._exit(code)
+
+
+def _leave_answer(answer: ChildAnswer, folder: Path) -> int:
+    """Rename the answer into place; gives the exit code."""
+    partial = folder / "answer.partial"
+    try:
+        partial.write_text(answer.model_dump_json(), encoding="utf-8")
+        partial.replace(folder / "answer.json")
+    except OSError:
+        _print_traceback()
+        return NO_ROOM_FOR_ANSWER
+    return 0
+
+
+def _print_traceback() -> None:
+    with contextlib.suppress(OSError):  # the disk of the log is full
+        traceback.print_exc()
 
 
 def _call(target: str, request_file: Path) -> dict[str, Any]:
@@ -106,15 +125,20 @@ def _die_with_parent(parent: int) -> None:
         # Fires when the *thread* that forked ends; that thread waits for us, so it outlives us.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
-            os._exit(97)
-    threading.Thread(target=_leave_when_stdin_ends, daemon=True).start()
+            os._exit(PARENT_IS_GONE)
+    leave_when_stdin_ends()
 
 
-def _leave_when_stdin_ends() -> None:
+def leave_when_stdin_ends() -> None:
+    """End this process once its standard input ends, a pipe that its parent holds."""
+    threading.Thread(target=_await_end_of_stdin, daemon=True).start()
+
+
+def _await_end_of_stdin() -> None:
     with contextlib.suppress(OSError, ValueError):
         while os.read(0, 1024):
             pass
-    os._exit(97)
+    os._exit(PARENT_IS_GONE)
 
 
 if __name__ == "__main__":

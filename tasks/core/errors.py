@@ -3,6 +3,7 @@
     IngotError
     ├── InputError             what the user gave is wrong: never retried, exit code 2
     │   ├── CheckpointRefused
+    │   │   └── CheckpointIncomplete   a part is missing or cut off: it may still be on its way
     │   ├── QuestionsRefused
     │   ├── PolicyRefused
     │   └── RecipeRefused
@@ -22,9 +23,16 @@ It knows nothing of Prefect: `tasks/core/task.py` turns the tree into a retry po
 from __future__ import annotations
 
 import errno
+import re
 from typing import ClassVar
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+_DISK_FULL = (39, 112)  # of Windows
+# Libraries written in Rust and C++ keep no number, and numpy's `tofile` has none at all.
+_FULL_IN_WORDS = re.compile(
+    r"No space left on device|not enough space on the disk|Disk quota exceeded|os error 28\b"
+    r"|\d+ requested and \d+ written"
+)
 _BUSY = (errno.EAGAIN, errno.EBUSY, errno.ETXTBSY)
 _SHARING_VIOLATIONS = (32, 33)  # Windows: another program, most often a virus scanner, has it open
 
@@ -83,6 +91,10 @@ class InputError(IngotError):
 
 class CheckpointRefused(InputError):
     """The checkpoint is incomplete, unsafe or contradicts itself."""
+
+
+class CheckpointIncomplete(CheckpointRefused):
+    """A part of the checkpoint is missing or cut off, as while it is being copied."""
 
 
 class QuestionsRefused(InputError):
@@ -168,10 +180,22 @@ def named(problem: BaseException) -> IngotError:
         return problem
     text = f"{type(problem).__name__}: {problem}"
     number = getattr(problem, "errno", None)
-    if isinstance(problem, MemoryError) or number in _FULL:
+    if isinstance(problem, MemoryError) or number in _FULL or _says_full(problem):
         return DoesNotFit(text, next_step="free memory or disk, then run the same command again")
     if number in _BUSY or getattr(problem, "winerror", None) in _SHARING_VIOLATIONS:
         return ResourceBusy(text)
+    if isinstance(problem, SystemError) and "AST constructor" in text:
+        # Two threads that parse at once, in a CPython 3.11 before 3.11.8 (python/cpython#106905).
+        return TransientFault(text, next_step="run again, or use a newer Python")
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return EnvironmentUnfit(text, next_step="make it writable, or set INGOT_HOME elsewhere")
     return ToolFailed(text)
+
+
+def _says_full(problem: BaseException) -> bool:
+    if getattr(problem, "winerror", None) in _DISK_FULL:
+        return True
+    causes = [problem]
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
+    return any(_FULL_IN_WORDS.search(str(cause)) for cause in causes)

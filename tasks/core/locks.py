@@ -6,14 +6,23 @@ this one sits on the operating system's. Knows nothing of what is locked.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from tasks.core.errors import ResourceBusy
+
+CLAIM = ".lock"
+MUTEX = "mutex"
+MUTEX_WAIT_S = 120.0  # it is held for milliseconds
+_MUTEX_POLL_S = 0.01
 
 
 def lock_file(folder: Path, key: str) -> Path:
@@ -107,3 +116,80 @@ class KernelLocks:
         with self._mutex:
             self._held.pop(key, None)
             self._mutex.notify_all()
+
+
+class Claims:
+    """Names in a folder that living processes hold; one that dies holds them no longer.
+
+    Each is a file under a kernel lock. Process ids are used again, host names change with each
+    container and clocks jump: none of them has a say in who lives.
+
+    Args:
+        folder: made when it is needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def mutex(self) -> Iterator[None]:
+        """Keep everybody else from claiming and from clearing away; for a moment only.
+
+        Raises:
+            OSError: the folder cannot be made or written.
+            ResourceBusy: a process that holds it has been stopped.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._folder / MUTEX, thread_local=False)
+        try:
+            lock.acquire(timeout=MUTEX_WAIT_S, poll_interval=_MUTEX_POLL_S)
+        except Timeout as problem:
+            raise ResourceBusy(
+                f"another process has held {lock.lock_file} for {MUTEX_WAIT_S:.0f} s",
+                next_step="end the process that is stopped in the middle of its work",
+            ) from problem
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def take(self, name: str) -> FileLock:
+        """Claim a new name, under the mutex; it is given back by `give_back`."""
+        lock = FileLock(self._file(name), thread_local=False)
+        lock.acquire(timeout=0)
+        return lock
+
+    def give_back(self, name: str, lock: FileLock) -> None:
+        """Let go of a name that this process has."""
+        lock.release()
+        self._unlink(name)
+
+    def is_held(self, name: str) -> bool:
+        """Tell whether a living process holds a name; this one counts too."""
+        if not self._file(name).exists():
+            return False
+        probe = FileLock(self._file(name), thread_local=False)
+        try:
+            probe.acquire(timeout=0)
+        except Timeout:
+            return True
+        probe.release()
+        return False
+
+    def forget(self, name: str) -> None:
+        """Clear a name away that nobody holds any more; under the mutex."""
+        self._unlink(name)
+
+    def names(self) -> set[str]:
+        """Give the names that are or were held."""
+        with contextlib.suppress(FileNotFoundError):
+            return {file.stem for file in self._folder.iterdir() if file.suffix == CLAIM}
+        return set()
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}{CLAIM}"
+
+    def _unlink(self, name: str) -> None:
+        # Windows unlinks no file that another process is looking at; the next one clears it away.
+        with contextlib.suppress(OSError):
+            self._file(name).unlink()

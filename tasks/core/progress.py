@@ -76,9 +76,9 @@ def listening(listener: Listener) -> Iterator[None]:
         remove_listener(listener)
 
 
-def announce(step: str, state: StepState, detail: str = "") -> None:
-    """Tell the listeners, and the log, that something happened to a step."""
-    event = StepEvent(step, state, detail)
+def announce(step: str, state: StepState, detail: str = "", *, at_s: float | None = None) -> None:
+    """Tell the listeners, and the log, that something happened to a step; now unless `at_s`."""
+    event = StepEvent(step, state, detail, time.monotonic() if at_s is None else at_s)
     level = logging.DEBUG if state is StepState.WAITING else logging.INFO
     log.log(level, "%s %s %s", step, state.value, detail)
     with _mutex:

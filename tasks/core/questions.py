@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -89,11 +89,26 @@ def has_valid_format(expectation: Expectation, text: str) -> bool:
 
     `json` must parse, `json_schema` must parse and satisfy the schema, the others not be empty.
     """
-    if expectation.kind not in _FORMATTED:
+    if not asks_for_json(expectation):
         return bool(text.strip())
     if expectation.kind == "json_schema":
         return is_right(expectation, text)
+    return is_json(text)
+
+
+def asks_for_json(expectation: Expectation) -> bool:
+    """Tell whether a right answer has to be JSON."""
+    return expectation.kind in _FORMATTED
+
+
+def is_json(text: str) -> bool:
+    """Tell whether a text is one JSON value and nothing else, white space around it aside."""
     return _parsed(text.strip()) is not _NOT_JSON
+
+
+def satisfies_schema(schema: Mapping[str, Any], text: str) -> bool:
+    """Tell whether a text is JSON that satisfies a schema, white space around it aside."""
+    return _satisfies_schema(schema, text.strip())
 
 
 def questions_digest(questions: list[Question]) -> str:

@@ -11,7 +11,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from tasks.core.choices import ExaminationProfile, Precision, Profile
+
+# Beside what is defined here.
+__all__ = ["ExaminationProfile", "Precision", "Profile"]
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -33,24 +45,11 @@ class Record(BaseModel):
 # ---------------------------------------------------------------- what is asked for
 
 
-class Precision(StrEnum):
-    """Precision of a variant's weights; FP32 is the reference and never shipped."""
-
-    INT4 = "int4"
-    INT8 = "int8"
-    FP16 = "fp16"
-    FP32 = "fp32"
-
-
 SHIPPABLE = (Precision.INT4, Precision.INT8, Precision.FP16)
+QUANTISED = (Precision.INT4, Precision.INT8)
 
 
-class Profile(StrEnum):
-    """A named choice of INT4 options."""
-
-    BALANCED = "balanced"
-    QUALITY = "quality"
-    SMALL = "small"
+BuilderWay = Literal["fast", "plain"]
 
 
 class Recipe(Record):
@@ -60,6 +59,11 @@ class Recipe(Record):
     """
 
     precision: Precision
+    builder: BuilderWay = Field(
+        default="fast",
+        description="fast: all precisions from one reading of the weights, where that is known to "
+        "give the same; plain: one run of the stock builder for each",
+    )
     block_size: Literal[16, 32, 64, 128, 256] = Field(
         default=32, description="weights that share one scale"
     )
@@ -115,6 +119,20 @@ class QuestionFile(Record):
     path: Path
     digest: Digest
     count: int
+
+
+class Conditions(Record):
+    """What metrics were measured with; those of two runs compare only where these are equal.
+
+    Attributes:
+        questions: digest of the question file.
+        profile: how much was measured.
+        revision: of the examining code.
+    """
+
+    questions: Digest
+    profile: ExaminationProfile
+    revision: int
 
 
 # ---------------------------------------------------------------- what was found
@@ -222,7 +240,10 @@ class Variant(Record):
         digest: names and bytes of the folder; identity.
         toolchain: tool versions that made it.
         size_bytes: all files of the folder.
-        build_seconds, build_cpu_s, build_peak_rss_bytes: what the building child cost.
+        build_seconds, build_cpu_s, build_peak_rss_bytes: what the building child cost, for all
+            that it built.
+        built_with: precisions that the same child built; their costs are these costs.
+        way: how it was built; `why_plain` says why it was not the fast way.
     """
 
     checkpoint_digest: Digest
@@ -236,6 +257,9 @@ class Variant(Record):
     build_seconds: float
     build_cpu_s: float
     build_peak_rss_bytes: int
+    built_with: list[Precision] = []
+    way: BuilderWay = "plain"
+    why_plain: str = ""
 
     @property
     def precision(self) -> Precision:
@@ -256,6 +280,8 @@ class Measurement(Record):
         n: number of observations (tokens, questions, rounds).
         unit: SI or `1`.
         method: how it was measured and how the interval was made.
+        applies: False when there is nothing to measure, whatever the variant is like, such as
+            valid JSON where no question asks for JSON; `method` says why. Its gates are not asked.
     """
 
     value: float | None
@@ -263,6 +289,13 @@ class Measurement(Record):
     n: int = 1
     unit: str = "1"
     method: str = ""
+    applies: bool = True
+
+    @model_validator(mode="after")
+    def _has_no_value_where_it_does_not_apply(self) -> Measurement:
+        if not self.applies and self.value is not None:
+            raise ValueError("what does not apply has no value")
+        return self
 
 
 class Cost(Record):
@@ -298,7 +331,7 @@ class Evidence(Record):
 
     def is_settled(self) -> bool:
         """Only when everything was measured; what was not may be measured the next time."""
-        return all(found.value is not None for found in self.metrics.values())
+        return all(found.value is not None or not found.applies for found in self.metrics.values())
 
 
 class Answer(Record):
@@ -330,7 +363,12 @@ class Severity(StrEnum):
 
 
 class GateResult(Record):
-    """One gate, judged."""
+    """One gate, judged.
+
+    Attributes:
+        limit: that was held; of a champion-relative gate the one made from the champion's value.
+        severity: of this verdict: an INCONCLUSIVE may warn where a FAIL blocks.
+    """
 
     gate: str
     metric: str
@@ -343,12 +381,18 @@ class GateResult(Record):
 
 
 class VariantVerdict(Record):
-    """All gates of one variant, and what they add up to."""
+    """All gates of one variant, and what they add up to.
+
+    Attributes:
+        gates: those that were asked.
+        not_asked: by gate, why it was not: there is nothing to measure, or no champion yet.
+    """
 
     variant: Digest
     precision: Precision
     verdict: GateVerdict
     gates: list[GateResult]
+    not_asked: dict[str, str] = {}
 
 
 class Judgement(Record):
@@ -358,6 +402,38 @@ class Judgement(Record):
     verdicts: list[VariantVerdict]
     reason: str
     advice: list[str]
+
+
+class ApprovalState(StrEnum):
+    """What became of the question whether a variant that passed may become champion."""
+
+    WAITING = "waiting"
+    PROMOTED = "promoted"
+    REJECTED = "rejected"
+    UNANSWERED = "unanswered"
+
+
+class Approval(Record):
+    """What a person was asked before the champion was changed, and answered.
+
+    Attributes:
+        state: `waiting` stands in the evidence that is there while somebody decides.
+        instead_of: model id of the champion at that time, or None where there was none.
+        by, comment: as written by who decided; Prefect without accounts knows nobody.
+        asked_at, answered_at: UTC.
+    """
+
+    state: ApprovalState
+    instead_of: str | None
+    by: str = ""
+    comment: str = ""
+    asked_at: AwareDatetime
+    answered_at: AwareDatetime | None = None
+
+    @property
+    def is_granted(self) -> bool:
+        """Tell whether the champion may be changed."""
+        return self.state is ApprovalState.PROMOTED
 
 
 class Registration(Record):
@@ -386,8 +462,10 @@ class Release(Record):
         failures: precision (or `speed`, `registration`) to the reason why it could not be built,
             examined, timed or registered.
         questions: what the variants were asked.
+        conditions: what they were measured with; None in runs from before they were written down.
         policy: the user's file over the default limits, or None.
         environment_faults: those of them that this machine, not the model, is the reason for.
+        approval: what a person decided about the champion; None where nobody was asked.
         cached: steps that were cache hits.
         metrics: by variant digest, then by metric name.
     """
@@ -400,9 +478,11 @@ class Release(Record):
     failures: dict[str, str]
     environment_faults: list[str] = []
     questions: QuestionFile | None = None
+    conditions: Conditions | None = None
     policy: Path | None = None
     metrics: dict[str, dict[str, Measurement]]
     judgement: Judgement
+    approval: Approval | None = None
     registration: Registration | None
     report: Path
     seconds: float

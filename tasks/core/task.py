@@ -14,6 +14,7 @@ import re
 import uuid
 from collections.abc import Callable
 from datetime import UTC
+from pathlib import Path
 from typing import Any
 
 from prefect.cache_policies import NO_CACHE, CachePolicy
@@ -30,7 +31,8 @@ from tasks.core.locks import KernelLocks
 from tasks.core.progress import step
 from tasks.core.records import Record
 from tasks.core.settings import Settings
-from tasks.core.store import Store
+from tasks.core.shared_objects import shared_url
+from tasks.core.shared_store import records_block, store_of
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +179,7 @@ def _drop_if_hollow(results: ResultStore, key: str) -> None:
 def _is_whole(record: object) -> bool:
     if not isinstance(record, Record) or not record.is_settled():
         return False
-    store = Store(Settings().store)
+    store = store_of(Settings())
     return all(store.is_intact(name) for name in record.objects())
 
 
@@ -200,6 +202,20 @@ RETRYING: dict[str, Any] = {
 }
 
 
+def record_storage(settings: Settings) -> Path | str:
+    """Give what Prefect keeps records in: a folder, or the name of a block that it looks up.
+
+    A name and not the block, which must be saved on a server before a task may have it; it is
+    loaded where and when a task runs, also on another machine (measured, 3.8.8).
+    """
+    if settings.shared is None:
+        return settings.records
+    url = shared_url(settings.shared)
+    if url.startswith("file://"):
+        return Path(url.removeprefix("file://")) / "records"
+    return f"remote-file-system/{records_block(url)}"
+
+
 UNCACHED: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE}
 
 
@@ -213,7 +229,7 @@ def cached(depends_on: Callable[[Inputs], list[Any]]) -> dict[str, Any]:
         **RETRYING,
         "cache_policy": RecordPolicy(depends_on),
         "persist_result": True,
-        "result_storage": Settings().records,
+        "result_storage": record_storage(Settings()),
         "result_serializer": "json",
         "cache_result_in_memory": False,
     }

@@ -1,37 +1,33 @@
-"""What a model answers to the domain questions, and how that changed against the reference.
+"""What a model answers to the domain questions: a row an answer, and the worst ones in words.
 
 Greedy, through the folder's own template and tokenizer, because that is what ships. Right and
-wrong are decided by tasks/core/questions.py; whether a change is acceptable, by the judge.
+wrong are decided by tasks/core/questions.py; rows become numbers in answer_metrics.py.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tasks.core.errors import QuestionsRefused
-from tasks.core.questions import has_valid_format, is_right
-from tasks.core.records import Answer, Question
-from tasks.core.statistics import paired_difference, wilson
-from tasks.examine.generation import Engine
-from tasks.examine.metrics import Metrics, count, paired_change, paired_ratio, share
-
-METRIC_NAMES = (
-    "answers.right",
-    "answers.right_reference",
-    "answers.delta",
-    "answers.recovery",
-    "answers.flip_rate",
-    "answers.harm",
-    "answers.same_text",
-    "answers.format_valid",
-    "answers.format_delta",
-    "answers.stopped",
-    "answers.stopped_ratio",
-    "answers.empty",
+from tasks.core.questions import (
+    asks_for_json,
+    has_valid_format,
+    is_json,
+    is_right,
+    satisfies_schema,
 )
-_NAMED_FLIPS = 5
+from tasks.core.records import Answer, Question
+from tasks.examine.answer_form import JsonForms, ends_in_cycle, foreign_scripts, is_refusal
+from tasks.examine.generation import Completion, Engine
+from tasks.examine.protocol import ideal_text
+
+_NAMED = 5
 _SHOWN = 120
 
 
@@ -63,7 +59,10 @@ def answer_questions(
 def _answer(engine: Engine, question: Question, limit: int) -> Answer:
     prompt = engine.encode(engine.render(question.messages))
     _require_room(question.id, len(prompt), engine.context_length)
-    completion = engine.complete(prompt, min(limit, engine.context_length - len(prompt)))
+    if prompt:
+        completion = engine.complete(prompt, min(limit, engine.context_length - len(prompt)))
+    else:  # a template that adds nothing to an empty message: no engine answers that
+        completion = Completion([], stopped=False)
     text = engine.decode(completion.tokens)
     return Answer(
         question_id=question.id,
@@ -84,98 +83,115 @@ def _require_room(question_id: str, prompt_tokens: int, context_length: int) -> 
         )
 
 
-def answers_frame(questions: Sequence[Question], answers: Sequence[Answer]) -> pd.DataFrame:
-    """Put answers into rows: question_id, category, text, tokens, right, stopped, valid_format."""
-    return pd.DataFrame(
-        [
-            {
-                **answer.model_dump(),
-                "category": question.category,
-                "valid_format": has_valid_format(question.expectation, answer.text),
-            }
-            for question, answer in zip(questions, answers, strict=True)
-        ]
+# ---------------------------------------------------------------- a row a question
+
+
+def answers_frame(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    reference: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Put answers into rows, in the order of the questions.
+
+    Columns: question_id, category, prompt_sha256 (of the messages), text, tokens, right,
+    valid_format, json_ok and schema_ok (missing where no JSON is asked for), stopped, finish
+    (`eos` or `length`), loop, refusal.
+
+    Args:
+        questions: what was asked.
+        answers: one to each of them.
+        reference: the reference's frame on the same questions; adds right_reference, first_div
+            (index of the first token that differs, missing where none does) and script_ok.
+    """
+    forms = JsonForms.of(questions)
+    pairs = zip(questions, answers, strict=True)
+    rows = pd.DataFrame([_row(question, answer, forms) for question, answer in pairs])
+    rows = rows.astype({"json_ok": "boolean", "schema_ok": "boolean"})
+    return rows if reference is None else _against(rows, reference, questions)
+
+
+def _row(question: Question, answer: Answer, forms: JsonForms) -> dict[str, Any]:
+    schema = forms.schema(question)
+    asked = asks_for_json(question.expectation)
+    return {
+        "question_id": question.id,
+        "category": question.category,
+        "prompt_sha256": _prompt_sha256(question),
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "right": answer.right,
+        "valid_format": has_valid_format(question.expectation, answer.text),
+        "json_ok": is_json(answer.text) if asked else None,
+        "schema_ok": None if schema is None else satisfies_schema(schema, answer.text),
+        "stopped": answer.stopped,
+        "finish": "eos" if answer.stopped else "length",
+        "loop": ends_in_cycle(answer.tokens[:-1] if answer.stopped else answer.tokens),
+        "refusal": is_refusal(answer.text),
+    }
+
+
+def _prompt_sha256(question: Question) -> str:
+    turns = [message.model_dump(mode="json") for message in question.messages]
+    return hashlib.sha256(json.dumps(turns, sort_keys=True).encode()).hexdigest()
+
+
+def _against(
+    rows: pd.DataFrame, reference: pd.DataFrame, questions: Sequence[Question]
+) -> pd.DataFrame:
+    tokens = zip(reference["tokens"], rows["tokens"], strict=True)
+    texts = zip(questions, rows["text"], reference["text"], strict=True)
+    return rows.assign(
+        right_reference=reference["right"].to_numpy(bool),
+        first_div=pd.array([first_difference(*pair) for pair in tokens], dtype="Int64"),
+        script_ok=[
+            not foreign_scripts(text, _known_texts(question, said))
+            for question, text, said in texts
+        ],
     )
 
 
-def reference_metrics(rows: pd.DataFrame) -> Metrics:
-    """Say how well the reference itself answers."""
-    return {
-        "reference.right": share(rows["right"], "greedy answers of the FP32 ONNX model"),
-        "reference.format_valid": share(rows["valid_format"], "answers in the asked format"),
-        "reference.stopped": share(rows["stopped"], "answers that end by themselves"),
-    }
+def _known_texts(question: Question, reference: str) -> list[str]:
+    asked = [message.content for message in question.messages]
+    return [*asked, ideal_text(question) or "", reference]
 
 
-def answer_metrics(reference: pd.DataFrame, variant: pd.DataFrame) -> Metrics:
-    """Summarise a variant's answers against the reference's to the same questions, in order."""
-    was, now = reference["right"].to_numpy(bool), variant["right"].to_numpy(bool)
-    valid_before, valid = reference["valid_format"], variant["valid_format"]
-    empty = variant["text"].str.strip() == ""
-    return {
-        "answers.right": share(now, "greedy answers that meet their expectation"),
-        "answers.right_reference": share(was, "the same questions, FP32 ONNX model"),
-        "answers.delta": paired_change(was, now, "right answers, variant minus reference"),
-        "answers.recovery": paired_ratio(was, now, "right answers, variant over reference"),
-        "answers.flip_rate": share(was != now, "questions that change between right and wrong"),
-        "answers.harm": share(was & ~now, "questions that change from right to wrong"),
-        "answers.same_text": share(
-            reference["text"].to_numpy() == variant["text"].to_numpy(), "answers of equal text"
-        ),
-        "answers.format_valid": share(valid, "answers in the asked format"),
-        "answers.format_delta": paired_change(valid_before, valid, "answers in the asked format"),
-        "answers.stopped": share(variant["stopped"], "answers that end by themselves"),
-        "answers.stopped_ratio": paired_ratio(
-            reference["stopped"], variant["stopped"], "answers that end by themselves"
-        ),
-        "answers.empty": count(int(empty.sum()), len(variant), "answers with nothing in them"),
-    }
+def first_difference(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """Give the index of the first token that differs, or None where all are the same."""
+    shorter = min(len(before), len(after))
+    unlike = np.flatnonzero(np.asarray(before[:shorter]) != np.asarray(after[:shorter]))
+    if len(unlike):
+        return int(unlike[0])
+    return None if len(before) == len(after) else shorter
 
 
-def category_frame(reference: pd.DataFrame, variant: pd.DataFrame) -> pd.DataFrame:
-    """Give one row a category: n, right, right_reference, delta, all with their intervals."""
-    paired = variant[["category", "right"]].assign(was=reference["right"].to_numpy())
-    return pd.DataFrame(
-        [
-            _category_row(str(category), rows["was"].astype(bool), rows["right"].astype(bool))
-            for category, rows in paired.groupby("category", sort=True)
-        ]
-    )
-
-
-def _category_row(category: str, was: pd.Series[bool], now: pd.Series[bool]) -> dict[str, object]:
-    n = len(now)
-    gained, lost = int((now & ~was).sum()), int((was & ~now).sum())
-    right_low, right_high = wilson(int(now.sum()), n)
-    delta_low, delta_high = paired_difference(gained, lost, n)
-    return {
-        "category": category,
-        "n": n,
-        "right": now.mean(),
-        "right_low": right_low,
-        "right_high": right_high,
-        "right_reference": was.mean(),
-        "delta": now.mean() - was.mean(),
-        "delta_low": delta_low,
-        "delta_high": delta_high,
-        "flips": gained + lost,
-    }
+# ---------------------------------------------------------------- in words
 
 
 def answer_notes(reference: pd.DataFrame, variant: pd.DataFrame) -> list[str]:
-    """Name the first questions that the reference answers right and the variant wrong."""
+    """Name questions whose answers got worse, with both answers where right turned to wrong."""
     harmed = reference["right"].to_numpy(bool) & ~variant["right"].to_numpy(bool)
     pairs = zip(reference[harmed].itertuples(), variant[harmed].itertuples(), strict=True)
     notes = [
-        f"{now.question_id} ({now.category}): the reference says {_short(was.text)}, which is "
-        f"right; the variant says {_short(now.text)}"
-        for was, now in list(pairs)[:_NAMED_FLIPS]
+        f"{now.question_id} ({now.category}): the reference says {short(was.text)}, which is "
+        f"right; the variant says {short(now.text)}"
+        for was, now in list(pairs)[:_NAMED]
     ]
     if (rest := int(harmed.sum()) - len(notes)) > 0:
         notes.append(f"and {rest} more questions turned from right to wrong")
-    return notes
+    looped, refused = (reference[column].to_numpy(bool) for column in ("loop", "refusal"))
+    new = {
+        "answers that end in a cycle": variant["loop"] & ~looped,
+        "answers in another script": ~variant["script_ok"],
+        "refusals where the reference has none": variant["refusal"] & ~refused,
+    }
+    return notes + [_named(variant[rows], words) for words, rows in new.items() if rows.any()]
 
 
-def _short(text: object) -> str:
+def _named(rows: pd.DataFrame, words: str) -> str:
+    return f"{words}: {len(rows)}, such as {', '.join(rows['question_id'].head(_NAMED))}"
+
+
+def short(text: str) -> str:
+    """Quote a text, cut to what fits into a line."""
     words = repr(text)
     return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."

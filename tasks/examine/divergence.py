@@ -26,6 +26,7 @@ class TokenDistances:
     Attributes:
         kld: sum over the vocabulary of P (ln P - ln Q), in nats.
         nll_p, nll_q: -ln P and -ln Q of the token that comes next.
+        dp: Q - P of that token.
         same_top: both have the same most likely token.
         top_p: P of its most likely token.
     """
@@ -33,6 +34,7 @@ class TokenDistances:
     kld: Floats
     nll_p: Floats
     nll_q: Floats
+    dp: Floats
     same_top: NDArray[np.bool_]
     top_p: Floats
 
@@ -121,10 +123,12 @@ def _compare(
     log_p, log_q = np.log(sum_p), np.log(np.exp(q).sum(axis=1))
     kld = (exp_p * (p - q)).sum(axis=1) / sum_p - log_p + log_q
     rows = np.arange(len(p))
+    nll_p, nll_q = log_p - p[rows, next_tokens], log_q - q[rows, next_tokens]
     return TokenDistances(
         kld=np.maximum(kld, 0.0),  # never negative but for rounding, about 1e-16
-        nll_p=log_p - p[rows, next_tokens],
-        nll_q=log_q - q[rows, next_tokens],
+        nll_p=nll_p,
+        nll_q=nll_q,
+        dp=np.exp(-nll_q) - np.exp(-nll_p),
         same_top=p.argmax(axis=1) == q.argmax(axis=1),
         top_p=1 / sum_p,
     )

@@ -1,7 +1,6 @@
 """One examination in one child process: intact input, deadline, frames published when done.
 
-The parent side of `reference_child.py`, `variant_child.py` and `speed_child.py`; stays light,
-because the flow imports it.
+The parent side of every examining child; stays light, because the flow imports it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from tasks.core.child import run_child
 from tasks.core.errors import VariantUnusable
 from tasks.core.records import Cost, Question, Record, Variant
 from tasks.core.settings import Settings
+from tasks.core.shared_store import store_of
 from tasks.core.store import Store
 from tasks.examine.protocol import Protocol, ideal_text
 
@@ -30,6 +30,7 @@ _PREFILL_WEIGHTS_PER_S = 7e9
 _DECODE_WEIGHTS_PER_S = 1e9
 _START_S = 300.0
 _TEMPLATE_TOKENS = 64  # of the chat template, in each prompt
+_BAITS = 32  # at least as many as there are
 _BYTES_PER_TOKEN = 2.0  # low, so that the number of tokens comes out high
 
 
@@ -63,7 +64,7 @@ def examine_in_child(
     Returns:
         The child's record, the digest of the published frames, and what the child cost.
     """
-    store = Store(settings.store)
+    store = store_of(settings)
     with store.staging() as frames:
         record, usage = run_child(
             target,
@@ -116,7 +117,8 @@ def deadline_s(
     Args:
         parameters: weights of the model.
         questions: all that are asked.
-        protocol: for the tokens that each answer may have.
+        protocol: for the tokens that each answer may have, and for what is read and asked besides:
+            plain text by two models, and questions again, guided or in filler.
         passes: how often prompts and answers go through a model of that size.
     """
     prompts = (message.content for asked in questions for message in asked.messages)
@@ -126,7 +128,20 @@ def deadline_s(
         parameters * prompt_tokens / _PREFILL_WEIGHTS_PER_S
         + parameters * answer_tokens / _DECODE_WEIGHTS_PER_S
     )
-    return _START_S + passes * once_s
+    longest = max((_answer_limit(asked, protocol) for asked in questions), default=0)
+    return _START_S + passes * once_s + _besides_s(parameters, protocol, longest)
+
+
+def _besides_s(parameters: int, protocol: Protocol, longest_answer: int) -> float:
+    text, length = protocol.text, protocol.length
+    windows = text.windows * text.window_tokens + text.long_windows * text.long_tokens
+    filled = length.questions * max(length.prompt_tokens)
+    answers = (length.questions + protocol.guided_max_questions) * longest_answer
+    besides = answers + _BAITS * protocol.bait_tokens
+    return (
+        parameters * (2 * windows + filled) / _PREFILL_WEIGHTS_PER_S
+        + parameters * besides / _DECODE_WEIGHTS_PER_S
+    )
 
 
 def _answer_limit(question: Question, protocol: Protocol) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime_genai as og
@@ -41,6 +41,19 @@ class Completion:
     stopped: bool
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """What constrained decoding lets a model say.
+
+    Attributes:
+        kind: language of the constraint.
+        text: a JSON schema as JSON, or a pattern in the dialect of Rust's regex crate.
+    """
+
+    kind: Literal["json_schema", "regex"]
+    text: str
+
+
 class Engine:
     """One model folder, loaded.
 
@@ -56,7 +69,7 @@ class Engine:
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         og.disable_telemetry_events()
-        with _engine_words(f"cannot load {folder.name}"):
+        with engine_words(f"cannot load {folder.name}"):
             config = og.Config(str(folder))
             config.overlay(json.dumps(_session_options(threads)))
             self._model = og.Model(config)
@@ -77,7 +90,7 @@ class Engine:
             VariantUnusable: there is no template, or it refuses the conversation.
         """
         turns = json.dumps([message.model_dump(mode="json") for message in messages])
-        with _engine_words("the chat template refused a conversation"):
+        with engine_words("the chat template refused a conversation"):
             return str(
                 self._tokenizer.apply_chat_template(
                     turns, add_generation_prompt=add_generation_prompt
@@ -86,33 +99,50 @@ class Engine:
 
     def encode(self, text: str) -> list[int]:
         """Tokenise a rendered text; special tokens in it are parsed, none is added."""
-        with _engine_words("the tokenizer refused a text"):
+        with engine_words("the tokenizer refused a text"):
             return [int(token) for token in self._tokenizer.encode(text)]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Turn tokens into text without the special ones."""
-        with _engine_words("the tokenizer refused tokens"):
+        with engine_words("the tokenizer refused tokens"):
             return str(self._tokenizer.decode(np.asarray(tokens, np.int32)))
 
+    def guidance_problem(self, guidance: Guidance) -> str | None:
+        """Give the engine's reason why it cannot constrain by this, or None where it can."""
+        try:
+            with engine_words("guidance refused"):
+                self._new_generator(1, guidance)
+        except VariantUnusable as problem:
+            return problem.message
+        return None
+
     def complete(
-        self, prompt: Sequence[int], limit: int, *, chunk: int | None = None, afresh: bool = False
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        *,
+        chunk: int | None = None,
+        afresh: bool = False,
+        guidance: Guidance | None = None,
     ) -> Completion:
         """Generate greedily until an end-of-sequence token or the limit.
 
         Args:
-            prompt: token ids.
+            prompt: token ids, at least one.
             limit: new tokens at most; prompt and limit together must fit into the context.
             chunk: append the prompt in pieces of this many tokens.
             afresh: in a new generator, not in a rewound one.
+            guidance: constrain the answer; always in a new generator, since that is where the
+                constraint is set.
 
         Raises:
             VariantUnusable: the engine failed; the message has its words.
         """
         tokens: list[int] = []
         ends = set(self.eos_token_ids)
-        with _engine_words("decoding failed"):
-            generator = self._begin(len(prompt) + limit, afresh=afresh)
-            for piece in _pieces(prompt, chunk or len(prompt)):
+        with engine_words("decoding failed"):
+            generator = self._begin(len(prompt) + limit, afresh=afresh, guidance=guidance)
+            for piece in _pieces(prompt, chunk or max(1, len(prompt))):
                 generator.append_tokens(piece)
             while len(tokens) < limit:
                 generator.generate_next_token()
@@ -137,7 +167,7 @@ class Engine:
         Raises:
             VariantUnusable: the engine failed; the message has its words.
         """
-        with _engine_words("a forward pass failed"):
+        with engine_words("a forward pass failed"):
             generator = self._begin(len(tokens))
             turn, position = self._turn, 0
             for piece in _pieces(tokens, CHUNK_TOKENS):
@@ -156,7 +186,7 @@ class Engine:
 
     def stepwise_logits(self, tokens: Sequence[int], *, start: int = 0) -> Iterator[Logits]:
         """Give the same as `logits`, one forward pass a token from `start` on, as decoding does."""
-        with _engine_words("decoding failed"):
+        with engine_words("decoding failed"):
             generator = self._begin(len(tokens))
             turn = self._turn
             for piece in _pieces(tokens[:start], CHUNK_TOKENS):
@@ -166,7 +196,7 @@ class Engine:
                 generator.append_tokens(np.asarray([token], np.int32))
                 yield generator.get_logits()[0, :1].astype(np.float32)
 
-    def _begin(self, length: int, *, afresh: bool = False) -> Any:
+    def _begin(self, length: int, *, afresh: bool = False, guidance: Guidance | None = None) -> Any:
         """Give an empty generator with room for `length` tokens.
 
         Making one costs 14 ms whatever the model, which is more than a small model's whole
@@ -174,6 +204,8 @@ class Engine:
         by `decode.repeat_mismatches`).
         """
         self._turn += 1
+        if guidance is not None:
+            return self._new_generator(length, guidance)
         if afresh or self._generator is None or length > self._capacity:
             self._capacity = min(1 << max(8, (length - 1).bit_length()), self.context_length)
             self._generator = self._new_generator(max(length, self._capacity))
@@ -181,11 +213,13 @@ class Engine:
             self._generator.rewind_to(0)
         return self._generator
 
-    def _new_generator(self, length: int) -> Any:
+    def _new_generator(self, length: int, guidance: Guidance | None = None) -> Any:
         # The KV cache is allocated for max_length, and search.max_length defaults to the whole
         # context: +767 MB on a 0.5B model. The builder copies do_sample from the checkpoint.
         parameters = og.GeneratorParams(self._model)
         parameters.set_search_options(max_length=length, batch_size=1, do_sample=False)
+        if guidance is not None:  # never with min_length: "compute_mask() called after stop"
+            parameters.set_guidance(guidance.kind, guidance.text)
         return og.Generator(self._model, parameters)
 
 
@@ -205,7 +239,7 @@ def _pieces(tokens: Sequence[int], size: int) -> Iterator[NDArray[np.int32]]:
 
 
 @contextmanager
-def _engine_words(doing: str) -> Iterator[None]:
+def engine_words(doing: str) -> Iterator[None]:
     """Turn the engine's errors, which are bare RuntimeErrors, into ours.
 
     Raises:

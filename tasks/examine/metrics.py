@@ -11,9 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tasks.core.records import Measurement
-from tasks.core.statistics import Interval, paired_difference, wilson
+from tasks.core.statistics import LEVEL, Interval, paired_difference, wilson
 
 Metrics = dict[str, Measurement]
+
+
+def at_level(level: float) -> str:
+    """Say the level of an interval where it is not the usual one."""
+    return "" if level == LEVEL else f" at {level:.1%}"
 
 
 def count(value: int, n: int, method: str) -> Measurement:
@@ -21,31 +26,35 @@ def count(value: int, n: int, method: str) -> Measurement:
     return Measurement(value=float(value), n=n, unit="1", method=method)
 
 
-def share(flags: ArrayLike, method: str) -> Measurement:
+def share(flags: ArrayLike, method: str, *, level: float = LEVEL) -> Measurement:
     """Give the share of true flags with its Wilson interval."""
     seen = np.asarray(flags, bool)
     successes = int(seen.sum())
     return Measurement(
         value=successes / len(seen),
-        ci95=wilson(successes, len(seen)),
+        ci95=wilson(successes, len(seen), level=level),
         n=len(seen),
-        method=f"{method}; Wilson interval",
+        method=f"{method}; Wilson interval{at_level(level)}",
     )
 
 
-def paired_change(before: ArrayLike, after: ArrayLike, method: str) -> Measurement:
+def paired_change(
+    before: ArrayLike, after: ArrayLike, method: str, *, level: float = LEVEL
+) -> Measurement:
     """Give share(after) - share(before) on the same items with the Bonett-Price interval."""
     first, second = np.asarray(before, bool), np.asarray(after, bool)
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     return Measurement(
         value=(gained - lost) / len(first),
-        ci95=paired_difference(gained, lost, len(first)),
+        ci95=paired_difference(gained, lost, len(first), level=level),
         n=len(first),
-        method=f"{method}; paired, Bonett-Price adjusted Wald interval",
+        method=f"{method}; paired, Bonett-Price adjusted Wald interval{at_level(level)}",
     )
 
 
-def paired_ratio(before: ArrayLike, after: ArrayLike, method: str) -> Measurement:
+def paired_ratio(
+    before: ArrayLike, after: ArrayLike, method: str, *, level: float = LEVEL
+) -> Measurement:
     """Give share(after) / share(before) on the same items.
 
     The interval is that of the paired difference, divided by the share before: it takes that
@@ -55,7 +64,7 @@ def paired_ratio(before: ArrayLike, after: ArrayLike, method: str) -> Measuremen
     base = float(first.mean())
     if base == 0:
         return not_measured(f"{method}: the reference's share is 0", n=len(first))
-    change = paired_change(before, after, method)
+    change = paired_change(before, after, method, level=level)
     if change.value is None or change.ci95 is None:
         return change
     low, high = change.ci95
@@ -63,7 +72,8 @@ def paired_ratio(before: ArrayLike, after: ArrayLike, method: str) -> Measuremen
         value=1 + change.value / base,
         ci95=(1 + low / base, 1 + high / base),
         n=len(first),
-        method=f"{method}; from the paired Bonett-Price interval over the reference's share",
+        method=f"{method}; from the paired Bonett-Price interval{at_level(level)} over the "
+        "reference's share",
     )
 
 
@@ -103,3 +113,8 @@ def not_measured(reason: str, *, n: int = 0) -> Measurement:
 def none_measured(names: Iterable[str], reason: str) -> Metrics:
     """Give the same lack of a measurement under several names."""
     return {name: not_measured(reason) for name in names}
+
+
+def not_applicable(reason: str) -> Measurement:
+    """Give a measurement of what is not there to be measured, whatever the variant is like."""
+    return Measurement(value=None, n=0, method=reason, applies=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.core.questions import questions_digest
 from tasks.core.records import Checkpoint, Digest, Evidence, Question, Variant
 from tasks.core.settings import Settings
-from tasks.core.store import Store
+from tasks.core.shared_store import store_of
 from tasks.examine.examination import (
     FramesRequest,
     Say,
@@ -56,7 +56,7 @@ def examine_reference(
         VariantUnusable: the reference does not load, decode, or is not what was built.
         QuestionsRefused: a question does not fit into the context.
     """
-    folder = intact_folder(reference, Store(settings.store))
+    folder = intact_folder(reference, store_of(settings))
     asked = sample_questions(questions, protocol.max_questions, protocol.seed)
     evidence, frames, cost = examine_in_child(
         "tasks.examine.reference_child:examine",

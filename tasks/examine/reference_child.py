@@ -5,17 +5,22 @@ Runs once for a checkpoint and its questions; every variant is later compared wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from tasks.core.progress import report_progress
 from tasks.core.records import Evidence, Measurement
-from tasks.examine.answers import answer_questions, answers_frame, reference_metrics
+from tasks.examine.answer_metrics import reference_metrics
+from tasks.examine.answers import answer_questions, answers_frame
+from tasks.examine.baits import FRAME as BAITS
+from tasks.examine.baits import ask_baits
 from tasks.examine.divergence import distances
-from tasks.examine.fidelity import mean_kld, token_frame
+from tasks.examine.fidelity import CONTROL, mean_kld, token_frame
 from tasks.examine.generation import Engine
 from tasks.examine.hugging_face import CheckpointTokenizer, hugging_face_logits
+from tasks.examine.lengths import Asking, ask_reference
+from tasks.examine.plain_text import control_windows
 from tasks.examine.protocol import Protocol, sample_questions
 from tasks.examine.reference import QUESTIONS_FILE, ReferenceRequest
 from tasks.examine.sequences import Forced, answer_limits, forced_sequences
@@ -32,6 +37,9 @@ def examine(request: ReferenceRequest) -> Evidence:
     rows = answers_frame(request.questions, answers)
     rows.to_parquet(request.frames / "answers.parquet")
     (request.frames / QUESTIONS_FILE).write_text(request.questions_digest, encoding="ascii")
+    ask_baits(engine, protocol.bait_tokens, report_progress).to_parquet(request.frames / BAITS)
+    in_filler, left_out = _in_filler(request, engine, tokenizer, rows, limits)
+    in_filler.to_parquet(request.frames / "lengths.parquet")
 
     report_progress("comparing the reference with Hugging Face")
     control = forced_sequences(
@@ -40,34 +48,54 @@ def examine(request: ReferenceRequest) -> Evidence:
         {answer.question_id: answer.tokens for answer in answers},
         context_length=engine.context_length,
     )
-    tokens = _control(request, engine, [one.cut(protocol.control_max_tokens) for one in control])
+    windows = control_windows(tokenizer, protocol, context_length=engine.context_length)
+    answered = [one.cut(protocol.control_max_tokens) for one in control]
+    tokens = _control(request, engine, [*answered, *windows])
     tokens.to_parquet(request.frames / "control.parquet")
     return Evidence(
         suite="reference",
         subject=request.reference.digest,
         metrics={
-            "reference.kld_mean": control_metric(tokens, len(request.questions), protocol),
-            **reference_metrics(rows),
+            "reference.kld_mean": control_metric(
+                tokens, len(answered), len(request.questions), protocol
+            ),
+            **reference_metrics(rows, level=protocol.level),
         },
-        notes=_notes(rows),
+        notes=[*_notes(rows), *left_out],
     )
 
 
-def control_metric(tokens: pd.DataFrame, asked: int, protocol: Protocol) -> Measurement:
-    """Give the divergence of the control, and say how much of the questions it was measured on.
+def control_metric(
+    tokens: pd.DataFrame, compared: int, asked: int, protocol: Protocol
+) -> Measurement:
+    """Give the divergence of the control, and say what it was measured on.
 
     Args:
-        tokens: a row a compared token.
+        tokens: a row a compared token, of answers and of plain text.
+        compared: questions whose answers are among them.
         asked: questions that the reference answered.
         protocol: says how many of them are compared, and how many tokens of each.
     """
-    kld = mean_kld(tokens, protocol)
-    compared = tokens["question_id"].nunique()
+    kld = mean_kld(tokens, protocol, corpus=CONTROL)
     how = (
-        f"FP32 ONNX against Hugging Face FP32; {compared} of {asked} questions sampled, at most "
-        f"{protocol.control_max_tokens} tokens of each, {len(tokens)} in all; {kld.method}"
+        f"FP32 ONNX against Hugging Face FP32; {compared} of {asked} questions sampled, and "
+        f"windows of plain text, at most {protocol.control_max_tokens} tokens of each, "
+        f"{len(tokens)} in all; {kld.method}"
     )
     return kld.model_copy(update={"method": how})
+
+
+def _in_filler(
+    request: ReferenceRequest,
+    engine: Engine,
+    tokenizer: CheckpointTokenizer,
+    rows: pd.DataFrame,
+    limits: Mapping[str, int],
+) -> tuple[pd.DataFrame, list[str]]:
+    """Ask questions in the middle of filler: what the reference cannot do, no variant can lose."""
+    unfilled = dict(zip(rows["question_id"], rows["text"], strict=True))
+    asking = Asking(engine, tokenizer, unfilled, limits, request.protocol, report_progress)
+    return ask_reference(asking, request.questions, rows.loc[rows["right"], "question_id"])
 
 
 def _control(
@@ -82,7 +110,7 @@ def _control(
         found = distances(
             [logits], engine.logits(forced.tokens, start=forced.start), forced.next_tokens
         )
-        frames.append(token_frame(forced, found))
+        frames.append(token_frame(forced, found, corpus=CONTROL))
         report_progress(f"comparing the reference with Hugging Face {number}/{len(sequences)}")
     return pd.concat(frames, ignore_index=True)
 

@@ -20,13 +20,30 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a run of tokens comes from: a document, the first token's place in it, how many."""
+
+    document: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Forced:
-    """A prompt and the answer that is forced after it, as token ids."""
+    """A prompt and the answer that is forced after it, as token ids.
+
+    Attributes:
+        question_id: or the name of the document.
+        category: of the question; `text` for documents.
+        prompt, answer: token ids.
+        sources: of prompt and answer together, where they were put together from documents.
+    """
 
     question_id: str
     category: str
     prompt: list[int]
     answer: list[int]
+    sources: tuple[Source, ...] = ()
 
     @property
     def tokens(self) -> list[int]:
@@ -42,6 +59,15 @@ class Forced:
     def next_tokens(self) -> NDArray[np.int64]:
         """The answer's tokens: what the positions from `start` on predict."""
         return np.asarray(self.answer, np.int64)
+
+    def origins(self) -> tuple[list[str], NDArray[np.int64]]:
+        """Give for each token of the answer its question or document, and its place in that."""
+        if not self.sources:
+            return [self.question_id] * len(self.answer), np.arange(len(self.answer))
+        names = [part.document for part in self.sources for _ in range(part.length)]
+        places = [np.arange(part.offset, part.offset + part.length) for part in self.sources]
+        scored = slice(len(self.prompt), len(self.prompt) + len(self.answer))
+        return names[scored], np.concatenate(places)[scored]
 
     def cut(self, tokens: int) -> Forced:
         """Keep only the first tokens of the answer."""

@@ -49,9 +49,15 @@ class Conversation:
 
 @dataclass
 class Parity:
-    """What a comparison found."""
+    """What a comparison found.
+
+    Attributes:
+        conversations: those that both sides rendered.
+        rendered: those that one of them did; the rest of what was asked says nothing.
+    """
 
     conversations: int = 0
+    rendered: int = 0
     text_mismatches: int = 0
     token_mismatches: int = 0
     notes: list[str] = field(default_factory=list)
@@ -83,11 +89,15 @@ def examine_template(
     notes = parity.notes
     if missing:
         notes.insert(0, _missing_end(end_of_turn, eos_token_ids))
-    n = parity.conversations
+    n, both = parity.rendered, parity.conversations
     return {
         "template.text_mismatches": count(parity.text_mismatches, n, f"rendered text, {_METHOD}"),
         "template.token_mismatches": count(parity.token_mismatches, n, f"token ids, {_METHOD}"),
-        "template.conversations": count(n, n, "conversations compared"),
+        "template.conversations": count(
+            both,
+            len(CONVERSATIONS) + len(asked),
+            "conversations that both rendered, and so could be compared",
+        ),
         "template.eos_missing": count(
             int(missing), 1, "the template's end-of-turn token against eos_token_id"
         ),
@@ -97,11 +107,16 @@ def examine_template(
 def compare(
     conversations: Sequence[Conversation], truth: Tokenizing, shipped: Tokenizing
 ) -> Parity:
-    """Render and tokenise each conversation twice; both refusing one counts as equal."""
-    parity = Parity(conversations=len(conversations))
+    """Render and tokenise each conversation twice.
+
+    One that both refuse is no mismatch, and is not counted: nothing was compared.
+    """
+    parity = Parity()
     for conversation in conversations:
         wanted = _rendered(truth, conversation)
         got = _rendered(shipped, conversation)
+        parity.rendered += wanted is not None or got is not None
+        parity.conversations += wanted is not None and got is not None
         if wanted != got:
             parity.text_mismatches += 1
             if parity.text_mismatches == 1:

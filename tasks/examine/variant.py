@@ -12,6 +12,7 @@ from tasks.core.errors import ToolFailed
 from tasks.core.questions import questions_digest
 from tasks.core.records import Checkpoint, Evidence, Measurement, Question, Variant
 from tasks.core.settings import Settings
+from tasks.core.shared_store import store_of
 from tasks.core.store import Store
 from tasks.examine.examination import (
     FramesRequest,
@@ -58,7 +59,7 @@ def examine_variant(
         VariantUnusable: the variant does not load, or is not what was built.
         ToolFailed: the reference's answers are gone or belong to other questions.
     """
-    store = Store(settings.store)
+    store = store_of(settings)
     folder = intact_folder(variant, store)
     reference_folder = intact_folder(reference, store)
     asked = sample_questions(questions, protocol.max_questions, protocol.seed)

@@ -6,6 +6,7 @@ Knows codes and words as measured on foundry-local-sdk 2.2.1; the runtime itself
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from tasks.core.errors import (
@@ -27,7 +28,10 @@ WRONG_ORDER = 4  # unregistered while loaded, asked while not loaded
 _BUSY = ("flock failed", "open failed for lock", "FileLock: failed", "Resource busy")
 _DISK = ("filesystem error", "Permission denied", "Read-only file system")
 _FULL = ("No space left on device", "Cannot allocate memory", "bad allocation", "std::bad_alloc")
+_FREE = "free memory or disk"
 _INDEX = "local model registration index"
+_UNWRITTEN = f"failed to write {_INDEX}"  # on a full disk; it is replaced whole or not at all
+_NO_ROOM_BYTES = 1024**2
 # "search_options.cc:108 int fl::Validate(int64_t, int) request requires ..." -> "request requires"
 _SOURCE_POSITION = re.compile(r"\b\w+\.cc:\d+ [^()]*\([^()]*\)(?: const)? ")
 
@@ -67,7 +71,24 @@ def service_error(words: str, *, doing: str, index: Path) -> IngotError:
     )
 
 
+def raise_lack_of_room(words: str) -> None:
+    """Raise when the runtime's words, wherever they were heard, mean that memory or disk ran out.
+
+    Raises:
+        DoesNotFit: they do.
+    """
+    if any(sign in words for sign in _FULL):
+        raise DoesNotFit(f"Foundry Local: {in_plain_words(words)}", next_step=_FREE)
+
+
 def _machine_fault(words: str, doing: str, index: Path) -> IngotError | None:
+    if _UNWRITTEN in words:
+        kind = DoesNotFit if _free_bytes(index) < _NO_ROOM_BYTES else EnvironmentUnfit
+        return kind(
+            f"{doing}: Foundry Local cannot write its model index {index / INDEX_FILE}",
+            got=words,
+            next_step="free disk space, or make that folder writable, then release again",
+        )
     if _INDEX in words:
         return EnvironmentUnfit(
             f"{doing}: Foundry Local cannot read its model index {index / INDEX_FILE}",
@@ -76,7 +97,7 @@ def _machine_fault(words: str, doing: str, index: Path) -> IngotError | None:
             "from a backup, or move it aside and release again",
         )
     if any(sign in words for sign in _FULL):
-        return DoesNotFit(f"{doing}: {words}", next_step="free memory or disk")
+        return DoesNotFit(f"{doing}: {words}", next_step=_FREE)
     if any(sign in words for sign in _BUSY):
         return ResourceBusy(f"{doing}: the model index in {index} is locked", got=words)
     if any(sign in words for sign in _DISK):
@@ -86,6 +107,14 @@ def _machine_fault(words: str, doing: str, index: Path) -> IngotError | None:
             next_step="make that folder writable, or set INGOT_HOME to one that is",
         )
     return None
+
+
+def _free_bytes(index: Path) -> int:
+    """Give the room on the index's disk; plenty where that cannot be told."""
+    try:
+        return shutil.disk_usage(index).free
+    except OSError:
+        return _NO_ROOM_BYTES
 
 
 def _request_fault(code: int, words: str, doing: str) -> IngotError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tasks.core.child import run_child
 from tasks.core.records import Digest, Question, Record, Registration, Variant
 from tasks.core.settings import Settings
+from tasks.core.shared_store import store_of
 from tasks.foundry.naming import model_alias
 
 DEADLINE_S = 3600.0
@@ -61,6 +62,7 @@ def register_champion(
         TransientFault: the index is locked, or the child was killed.
     """
     alias = model_alias(name, variant.precision)
+    store_of(settings).path(variant.digest)  # the child looks on this machine only
     request = RegisterRequest(
         home=settings.home, alias=alias, digest=variant.digest, question=question
     )

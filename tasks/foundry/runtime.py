@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.core.child import QUIET_ENVIRONMENT
 from tasks.core.errors import InputError, ResourceBusy, ToolMissing
+from tasks.core.files import sync_file, sync_folder
 from tasks.core.records import Message
 from tasks.foundry.endpoint import Endpoint
 from tasks.foundry.faults import ingot_error, service_error
 
 DIGEST_PROPERTY = "ingot.digest"
+INDEX_FILE = "foundry.local.modelinfo.json"
 LOOPBACK_ANY_PORT = "http://127.0.0.1:0"
 
 
@@ -133,6 +135,11 @@ class FoundryRuntime:
         with translated("listing the models", self._index):
             return sorted(model.id for model in self._catalog.get_cached_models())
 
+    def loaded_ids(self) -> list[str]:
+        """Give the ids of the models that this process holds in memory, sorted."""
+        with translated("listing the loaded models", self._index):
+            return sorted(model.id for model in self._catalog.get_loaded_models())
+
     def register(self, model_id: str, folder: Path, properties: Mapping[str, str]) -> None:
         """Enter a folder in the index; it stays where it is, and its weights are not looked at."""
         sdk = _sdk()
@@ -142,6 +149,7 @@ class FoundryRuntime:
                 info.set_string_property(key, value)
             # `..` in a path is refused; links are resolved so that the entry outlives them.
             self._catalog.register_model(str(folder.resolve()), model_id, info)
+        self._sync_index()
 
     def unregister(self, model_id: str) -> None:
         """Take one version out of the index; its files stay.
@@ -153,6 +161,16 @@ class FoundryRuntime:
             raise InputError(f"{model_id!r} is an alias, not a model id", expected="<alias>:<N>")
         with translated(f"unregistering {model_id}", self._index):
             self._catalog.unregister_model(model_id)
+        self._sync_index()
+
+    def _sync_index(self) -> None:
+        """Make the index survive a power cut: Foundry Local renames it into place unsynced (2.2.1).
+
+        Emptied, it would be unreadable, and with it every model of every application.
+        """
+        with suppress(FileNotFoundError):
+            sync_file(self._index / INDEX_FILE)
+            sync_folder(self._index)
 
     @contextmanager
     def loaded(self, model_id: str) -> Iterator[LoadedModel]:

@@ -15,13 +15,13 @@ from transformers import AutoTokenizer
 
 from tasks.core.errors import InputError, ToolFailed
 from tasks.core.progress import report_progress
-from tasks.core.records import Evidence, Measurement, Message, Question
+from tasks.core.records import Measurement, Message, Question
+from tasks.foundry.edge.texts import odd_texts
 from tasks.foundry.greedy import GreedyModel
 from tasks.foundry.parity_conversations import CONVERSATIONS
 from tasks.foundry.runtime import FoundryRuntime, LoadedModel, foundry_runtime
-from tasks.foundry.stage import StageRequest
+from tasks.foundry.stage import MODEL_ID, Staged, StageRequest, plain_conversations
 
-MODEL_ID = "staged-cpu:1"
 # Enough for a short answer; a longer one is cut at the same token on every side.
 ANSWER_TOKENS = 96
 TOKENS = "foundry.token_mismatches"
@@ -55,7 +55,7 @@ class Findings:
     answers: dict[str, Heard]
 
 
-def examine(request: StageRequest) -> Evidence:
+def examine(request: StageRequest) -> Staged:
     """Examine one variant in the empty index of the request.
 
     Only what the model folder causes becomes evidence without values; faults of the runtime's own
@@ -66,9 +66,10 @@ def examine(request: StageRequest) -> Evidence:
         with foundry_runtime(request.index, request.index / "app") as runtime:
             findings = _ask_foundry(runtime, request, conversations)
     except (InputError, ToolFailed) as problem:
-        return _nothing_measured(request, str(problem))
+        return _nothing_measured(str(problem))
     greedy = _ask_greedy(request.folder, findings.asked)
-    tokens, notes = _compare_counts(findings.counts, _count_with_tokenizer(request, conversations))
+    right, odd = _count_with_tokenizer(request, conversations)
+    tokens, notes = _compare_counts(findings.counts, right)
     answers = findings.answers
     compared = {
         SESSION: _compare(answers[SESSION], greedy, "ChatSession", "ONNX Runtime GenAI, greedy"),
@@ -77,7 +78,7 @@ def examine(request: StageRequest) -> Evidence:
     }
     notes += [f"{name}: {found.method}" for name, found in compared.items() if found.value is None]
     metrics = {TOKENS: tokens, **compared}
-    return Evidence(suite="foundry", subject=request.subject, metrics=metrics, notes=notes)
+    return Staged(metrics=metrics, notes=notes, answers=not answers[HTTP].refusal, odd_tokens=odd)
 
 
 def _conversations(questions: Sequence[Question]) -> dict[str, list[Message]]:
@@ -85,10 +86,10 @@ def _conversations(questions: Sequence[Question]) -> dict[str, list[Message]]:
     return {**CONVERSATIONS, **asked}
 
 
-def _nothing_measured(request: StageRequest, reason: str) -> Evidence:
+def _nothing_measured(reason: str) -> Staged:
     nothing = Measurement(value=None, n=0, method=reason)
     metrics = dict.fromkeys((TOKENS, SESSION, STREAM, HTTP), nothing)
-    return Evidence(suite="foundry", subject=request.subject, metrics=metrics, notes=[reason])
+    return Staged(metrics=metrics, notes=[reason], answers=False, odd_tokens={})
 
 
 # ---------------------------------------------------------------- Foundry Local
@@ -177,10 +178,17 @@ def _ask_greedy(folder: Path, asked: list[Asked]) -> Heard:
 
 def _count_with_tokenizer(
     request: StageRequest, conversations: dict[str, list[Message]]
-) -> dict[str, int | str]:
+) -> tuple[dict[str, int | str], dict[str, int]]:
+    """Count the tokens of the conversations, and of those that the edge cases ask."""
     report_progress("counting with the checkpoint's tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(request.checkpoint, local_files_only=True)
-    return {name: _tokens(tokenizer, chat) for name, chat in conversations.items()}
+    counted = {name: _tokens(tokenizer, chat) for name, chat in conversations.items()}
+    *before, _ = plain_conversations(request.questions)[0]
+    odd = {
+        name: _tokens(tokenizer, [*before, Message(role="user", content=text)])
+        for name, text in odd_texts(request.folder).items()
+    }
+    return counted, {name: count for name, count in odd.items() if isinstance(count, int)}
 
 
 def _tokens(tokenizer: Any, messages: list[Message]) -> int | str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from prefect import task
 
-from tasks.core.budget import machine_memory, stage_bytes
+from tasks.core.budget import BASE_BYTES, loaded_bytes, stage_bytes
+from tasks.core.checkpoint_files import require_unchanged
 from tasks.core.progress import step
 from tasks.core.questions import load_question_file
 from tasks.core.records import (
@@ -18,6 +19,7 @@ from tasks.core.records import (
     Registration,
     Variant,
 )
+from tasks.core.reservations import reserve_memory
 from tasks.core.settings import Settings
 from tasks.core.task import RETRYING, UNCACHED, Inputs, cached
 from tasks.foundry import ledger, register, stage
@@ -27,7 +29,7 @@ def _of_staging(inputs: Inputs) -> list[Any]:
     environment: Environment = inputs["environment"]
     subjects = [inputs["checkpoint"].digest, inputs["variant"].digest, inputs["questions"].digest]
     versions = [environment.machine_class, environment.foundry_version, stage.REVISION]
-    return [*subjects, *versions]
+    return [*subjects, *versions, inputs["load_cycles"]]
 
 
 @task(
@@ -40,18 +42,22 @@ def stage_variant(
     variant: Variant,
     questions: QuestionFile,
     *,
+    load_cycles: int,
     environment: Environment,  # noqa: ARG001  (part of the cache key)
 ) -> Evidence:
     """Load a variant in a throw-away Foundry Local index, ask it, and compare."""
     need = stage_bytes(checkpoint, variant.precision, variant.size_bytes)
-    with step(f"stage {variant.precision}") as say, machine_memory().reserve(need):
+    label = f"stage {variant.precision} of {checkpoint.name}"
+    with step(f"stage {variant.precision}") as say, reserve_memory(need, step=label, say=say):
         evidence = stage.examine_in_staging(
             checkpoint,
             variant,
             load_question_file(questions),
+            load_cycles=load_cycles,
             settings=Settings(),
             say=say,
         )
+        require_unchanged(checkpoint)
         say(_in_words(evidence))
     return evidence
 
@@ -65,7 +71,9 @@ def stage_variant(
 def register_champion(name: str, variant: Variant, question: Question, run_id: str) -> Registration:
     """Register the champion, have it answer, and enter it in the ledger. Never cached."""
     settings = Settings()
-    with step("register champion") as say:
+    # Its answers are held against ONNX Runtime GenAI's, in the same child.
+    need = 2 * loaded_bytes(variant.precision, variant.size_bytes) + BASE_BYTES
+    with step("register champion") as say, reserve_memory(need, step=f"register {name}", say=say):
         registration = register.register_champion(
             name, variant, question, settings=settings, say=say
         )
@@ -75,6 +83,9 @@ def register_champion(name: str, variant: Variant, question: Question, run_id: s
 
 
 def _in_words(evidence: Evidence) -> str:
+    failed = evidence.metrics.get("foundry.edge_failures")
+    if failed and failed.value:
+        return f"{failed.value:.0f} edge cases failed"
     unequal = [
         name
         for name, found in evidence.metrics.items()

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 from tasks.core.figures import figure, figure_of
-from tasks.core.questions import MOST_QUESTIONS
 from tasks.core.records import SHIPPABLE, GateResult, GateVerdict, Measurement
 from tasks.judge.case import Case, why_unusable
 from tasks.judge.remedies import remedy_for
@@ -81,6 +80,8 @@ def _failed(subject: str) -> str:
 def _why_not(case: Case) -> str:
     verb = "fails" if case.verdict.verdict is GateVerdict.FAIL else "is undecided on"
     named = [gate for gate in case.blockers if gate.verdict is case.verdict.verdict]
+    if not named:
+        return f"{case.label} fails: not one blocking gate could be asked and decided"
     return f"{case.label} {verb} {_listed([_gate_in_words(gate) for gate in named])}"
 
 
@@ -100,25 +101,38 @@ def _gate_in_words(gate: GateResult) -> str:
 
 # ---------------------------------------------------------------- what to try
 
-_COUNTED = {"speed.": "rounds", "memory.": "launches"}
-# What a paired metric reads when no answer changed; its interval then shrinks with n itself.
-_UNCHANGED = {
-    "answers.delta": 0.0,
-    "answers.format_delta": 0.0,
-    "answers.recovery": 1.0,
-    "answers.stopped_ratio": 1.0,
+# What an observation is called, the most particular name first; how many there are depends on the
+# question file for the questions, else on the examination profile.
+_COUNTED = {
+    "answers.worst_category": "questions of that category",
+    "answers.": "questions",
+    "fidelity.": "",  # its n are tokens, which nobody asks for
+    "text.": "windows of text",
+    "lengths.": "questions at each length",
+    "guided.": "questions with constrained decoding",
+    "speed.": "rounds",
+    "memory.": "launches",
+    "soak.": "generations",
 }
+# What a paired metric reads when no answer changed; its interval then shrinks with n itself.
+_UNCHANGED = {"answers.recovery": 1.0, "answers.stopped_ratio": 1.0}
 
 
-def advise(cases: list[Case], failures: Mapping[str, str]) -> list[str]:
-    """Say for every gate that did not pass what to try; gates with one remedy share one line."""
+def advise(cases: list[Case], failures: Mapping[str, str], most_questions: int) -> list[str]:
+    """Say for every gate that did not pass what to try; gates with one remedy share one line.
+
+    Args:
+        cases: what was judged.
+        failures: subject to the reason why it could not be built or examined.
+        most_questions: that the examination ever asks.
+    """
     lines: dict[str, dict[str, list[str]]] = {}
     for case in cases:
         if case.variant.precision.value in failures:
             continue  # half its metrics are missing for one known reason; that reason is the line
         undecided, others = _undecided_for_want_of_questions(case)
         if undecided:
-            text = _more_questions(undecided)
+            text = _more_questions(undecided, most_questions)
             lines.setdefault(text, {})[case.label] = [gate.gate for gate, _ in undecided]
         for gate in others:
             for text in _texts(case, gate):
@@ -133,8 +147,8 @@ def _undecided_for_want_of_questions(
     """Split the gates that did not pass: those that more questions would settle, and the rest."""
     undecided: list[tuple[GateResult, int]] = []
     others: list[GateResult] = []
-    for gate in case.unpassed:
-        needed = _needed(gate) if gate.metric.startswith("answers.") else None
+    for gate in case.worth_advice:
+        needed = _needed(gate) if _unit(gate) == "questions" else None
         if needed is None:
             others.append(gate)
         else:
@@ -142,16 +156,17 @@ def _undecided_for_want_of_questions(
     return undecided, others
 
 
-def _more_questions(undecided: list[tuple[GateResult, int]]) -> str:
+def _more_questions(undecided: list[tuple[GateResult, int]], most: int) -> str:
     """One number for a variant: the largest that any of its gates needs."""
     have = min(gate.measurement.n for gate, _ in undecided if gate.measurement)
     needed = max(needed for _, needed in undecided)
     planned = f"about {_rounded_up(needed):,}"
-    if needed <= MOST_QUESTIONS:
+    if needed <= most:
         return f"undecided; {planned} questions instead of {have:,} would settle it"
     return (
         f"undecided, and questions alone will not settle it: {planned} would be needed and at most "
-        f"{MOST_QUESTIONS:,} are asked; take a precision closer to the reference, or another limit"
+        f"{most:,} are asked in this examination profile; take a precision closer to the "
+        "reference, or another limit"
     )
 
 
@@ -220,17 +235,20 @@ def observations_needed(
 
 def _nothing_changed(gate: GateResult) -> bool:
     value = gate.measurement.value if gate.measurement else None
-    return value is not None and _UNCHANGED.get(gate.metric) == value
+    unchanged = 0.0 if gate.metric.endswith("delta") else _UNCHANGED.get(gate.metric)
+    return value is not None and unchanged == value
 
 
 def _more(gate: GateResult, have: int, needed: int) -> str:
-    unit = next((unit for prefix, unit in _COUNTED.items() if gate.metric.startswith(prefix)), "")
-    if unit:
-        return (
-            f"undecided; about {_rounded_up(needed):,} {unit} instead of {have:,} would settle it"
-        )
-    factor = math.ceil(10 * needed / have) / 10
-    return f"undecided; about {figure(factor)} times as many questions would settle it"
+    if unit := _unit(gate):
+        planned = f"about {_rounded_up(needed):,} {unit} instead of {have:,}"
+    else:
+        planned = f"about {figure(math.ceil(10 * needed / have) / 10)} times as many questions"
+    return f"undecided; {planned} would settle it (a fuller examination profile measures more)"
+
+
+def _unit(gate: GateResult) -> str:
+    return next((unit for prefix, unit in _COUNTED.items() if gate.metric.startswith(prefix)), "")
 
 
 def _rounded_up(count: int) -> int:

@@ -34,14 +34,19 @@ class Case:
         return self.verdict.precision.value.upper()
 
     @property
-    def unpassed(self) -> list[GateResult]:
-        """Gates that did not pass, warnings among them."""
-        return [gate for gate in self.verdict.gates if gate.verdict is not GateVerdict.PASS]
+    def worth_advice(self) -> list[GateResult]:
+        """Gates that did not pass; a warning only when it is sure."""
+        unpassed = [gate for gate in self.verdict.gates if gate.verdict is not GateVerdict.PASS]
+        return [
+            gate
+            for gate in unpassed
+            if gate.severity is Severity.BLOCK or gate.verdict is GateVerdict.FAIL
+        ]
 
     @property
     def blockers(self) -> list[GateResult]:
         """Gates that keep the variant from shipping."""
-        return [gate for gate in self.unpassed if gate.severity is Severity.BLOCK]
+        return [gate for gate in self.worth_advice if gate.severity is Severity.BLOCK]
 
 
 def interval_of(measurement: Measurement) -> tuple[float, float]:

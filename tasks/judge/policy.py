@@ -6,42 +6,48 @@ before anything is built: a misspelt gate must not turn into a gate that is neve
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
-
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    StringConstraints,
-    ValidationError,
-)
 
 from tasks.core.errors import PolicyRefused
 from tasks.core.records import SHIPPABLE, Precision, Record, Severity
+from tasks.judge.policy_file import (
+    DefaultFile,
+    GateTable,
+    Operator,
+    PolicyFile,
+    ShippableName,
+    nearest,
+    read_file,
+)
 
 DEFAULT_POLICY = Path(__file__).with_name("policy.toml")
-SMALL_MODEL_PARAMETERS = 1_000_000_000
 
-Operator = Literal["<=", ">="]
-ShippableName = Literal["int4", "int8", "fp16"]
-GateName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+# A limit of a size class takes the place of `limit` below so many parameters; largest first.
+SIZE_CLASSES = {"limit_below_4b": 4_000_000_000, "limit_below_1b": 1_000_000_000}
+_LIMITS = ("limit", *SIZE_CLASSES)
+_KINDS = ("limit", "champion_factor", "champion_margin", "champion_limit")
+LIMIT_FIELDS = (*_LIMITS, *_KINDS[1:], "never_tighter_than")
 
 
 class Gate(Record):
-    """One condition on one metric.
+    """One condition on one metric: against a number, or against the champion's own value.
+
+    Exactly one of `limit`, `champion_factor`, `champion_margin` and `champion_limit` is there, for
+    every shippable precision.
 
     Attributes:
-        limit: by precision; every shippable precision has one.
-        limit_below_1b: takes the place of `limit` for checkpoints below 10^9 parameters, for the
-            precisions it names.
+        severity: of a FAIL.
+        inconclusive: of an INCONCLUSIVE.
+        limit: by precision.
+        limit_below_4b, limit_below_1b: take the place of `limit` for checkpoints below so many
+            parameters, for the precisions they name; the smallest class that fits counts.
+        champion_factor: the limit is so many times the champion's value.
+        champion_margin: the limit is so far from the champion's value, whatever its precision.
+        champion_limit: the limit of a metric that itself compares with the champion.
+        never_tighter_than: the champion asks for no more than this, however good it is.
         why: what the gate protects, in one line.
     """
 
@@ -49,16 +55,52 @@ class Gate(Record):
     metric: str
     operator: Operator
     severity: Severity
+    inconclusive: Severity
     enabled: bool
     limit: dict[Precision, float]
+    limit_below_4b: dict[Precision, float]
     limit_below_1b: dict[Precision, float]
+    champion_factor: dict[Precision, float]
+    champion_margin: dict[Precision, float]
+    champion_limit: dict[Precision, float]
+    never_tighter_than: dict[Precision, float]
     why: str
 
+    @property
+    def asks_champion(self) -> bool:
+        """The gate holds a variant against the champion of its precision."""
+        return not self.limit
+
     def limit_for(self, precision: Precision, parameters: int) -> float:
-        """Give the limit for one precision of a checkpoint with that many parameters."""
-        if parameters < SMALL_MODEL_PARAMETERS and precision in self.limit_below_1b:
-            return self.limit_below_1b[precision]
+        """Give the limit for one precision of a checkpoint with that many parameters.
+
+        Raises:
+            KeyError: the gate asks for the champion.
+        """
+        for field, below in reversed(SIZE_CLASSES.items()):
+            limits: dict[Precision, float] = getattr(self, field)
+            if parameters < below and precision in limits:
+                return limits[precision]
         return self.limit[precision]
+
+    def limit_from(self, precision: Precision, champion: tuple[float, float]) -> float:
+        """Give the limit that the champion's value makes.
+
+        From the far end of the champion's own interval, so that an equal model passes.
+
+        Args:
+            precision: of champion and variant.
+            champion: interval of the champion's value.
+        """
+        at_most = self.operator == "<="
+        end = champion[1] if at_most else champion[0]
+        if precision in self.champion_factor:
+            # factor * end, and on the right side of it where the value is negative.
+            limit = end + (self.champion_factor[precision] - 1) * abs(end)
+        else:
+            limit = end + self.champion_margin[precision]
+        floor = self.never_tighter_than.get(precision, limit)
+        return max(limit, floor) if at_most else min(limit, floor)
 
 
 class Policy(Record):
@@ -90,12 +132,13 @@ def load_policy(path: Path | None = None) -> Policy:
 
     Raises:
         PolicyRefused: the file cannot be read, is not TOML, names an unknown key, gate field,
-            metric or precision, has a value of the wrong type, or leaves nothing to check.
+            metric or precision, has a value of the wrong type, contradicts itself, or leaves
+            nothing to check.
     """
-    default = _read(DEFAULT_POLICY, _DefaultFile)
+    default = read_file(DEFAULT_POLICY, DefaultFile)
     if path is None:
         return _policy(default, default, DEFAULT_POLICY)
-    return _policy(default, _read(path, _PolicyFile), path)
+    return _policy(default, read_file(path, PolicyFile), path)
 
 
 def policy_digest(policy: Policy) -> str:
@@ -105,73 +148,12 @@ def policy_digest(policy: Policy) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-# ---------------------------------------------------------------- the file, as it is written
-
-
-def _for_every_precision(value: object) -> object:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return dict.fromkeys((precision.value for precision in SHIPPABLE), value)
-    return value
-
-
-Limits = Annotated[dict[ShippableName, FiniteFloat], BeforeValidator(_for_every_precision)]
-
-
-class _Table(BaseModel):
-    # Strict, or `limit = true` would be read as 1.0 and `limit = "0.1"` as 0.1.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class _GateTable(_Table):
-    metric: str | None = None
-    operator: Operator | None = None
-    severity: Literal["block", "warn"] = "block"
-    enabled: bool = True
-    limit: Limits = {}
-    limit_below_1b: Limits = {}
-    why: str = ""
-
-
-class _SelectionTable(_Table):
-    order: list[ShippableName] = []
-
-
-class _PolicyFile(_Table):
-    selection: _SelectionTable = _SelectionTable()
-    gates: dict[GateName, _GateTable] = {}
-
-
-class _DefaultFile(_PolicyFile):
-    metrics: dict[str, str] = Field(min_length=1)
-
-
-File = TypeVar("File", bound=_PolicyFile)
-
-
-def _read(path: Path, kind: type[File]) -> File:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise PolicyRefused(
-            f"policy {path} cannot be read: {problem.strerror}",
-            next_step="give the path of a TOML file, or none for the default policy",
-        ) from problem
-    except ValueError as problem:  # TOMLDecodeError and UnicodeDecodeError both are
-        raise PolicyRefused(
-            f"policy {path} is not TOML: {problem}", next_step="mend that line of the file"
-        ) from problem
-    try:
-        return kind.model_validate(content)
-    except ValidationError as problem:
-        raise _refused(path, kind, problem) from problem
-
-
 # ---------------------------------------------------------------- merging
 
 
-def _policy(default: _DefaultFile, user: _PolicyFile, path: Path) -> Policy:
+def _policy(default: DefaultFile, user: PolicyFile, path: Path) -> Policy:
     names = [*default.gates, *(name for name in user.gates if name not in default.gates)]
-    gates = [_gate(name, default, user.gates.get(name, _GateTable()), path) for name in names]
+    gates = [_gate(name, default, user.gates.get(name, GateTable()), path) for name in names]
     if not any(gate.enabled and gate.severity is Severity.BLOCK for gate in gates):
         raise PolicyRefused(
             f"policy {path} switches off every blocking gate: any model would ship",
@@ -181,45 +163,52 @@ def _policy(default: _DefaultFile, user: _PolicyFile, path: Path) -> Policy:
     if sorted(order) != sorted(SHIPPABLE):
         raise PolicyRefused(
             f"policy {path}: selection.order must name each precision once",
-            expected=_listed([precision.value for precision in SHIPPABLE]),
-            got=_listed(order),
+            expected=", ".join(SHIPPABLE),
+            got=", ".join(order),
             next_step="name all three; whichever passes and is smallest ships anyway",
         )
     return Policy(gates=gates, order=order, metrics=default.metrics)
 
 
-def _gate(name: str, default: _DefaultFile, change: _GateTable, path: Path) -> Gate:
-    table = _merged(default.gates.get(name, _GateTable()), change)
-    if table.metric is None or table.operator is None or set(table.limit) != set(SHIPPABLE):
+def _gate(name: str, default: DefaultFile, change: GateTable, path: Path) -> Gate:
+    table = _merged(default.gates.get(name, GateTable()), change)
+    if table.metric is None or table.operator is None or _limitless(table):
         raise _incomplete(name, table, default, path)
     if table.metric not in default.metrics:
         raise PolicyRefused(
             f"policy {path}: gates.{name}.metric names an unknown metric {table.metric!r}",
-            expected=f"one of {_listed(default.metrics)}",
-            next_step=_nearest(table.metric, list(default.metrics)),
+            expected=f"one of {', '.join(default.metrics)}",
+            next_step=nearest(table.metric, list(default.metrics)),
+        )
+    if contradiction := _contradiction(table):
+        raise PolicyRefused(
+            f"policy {path}: gates.{name} {contradiction}",
+            next_step="mend the file, then run again",
         )
     return Gate(
         name=name,
         metric=table.metric,
         operator=table.operator,
         severity=Severity(table.severity),
+        inconclusive=Severity(table.inconclusive or table.severity),
         enabled=table.enabled,
-        limit=_by_precision(table.limit),
-        limit_below_1b=_by_precision(table.limit_below_1b),
         why=table.why,
+        **{field: _by_precision(getattr(table, field)) for field in LIMIT_FIELDS},
     )
 
 
-def _merged(base: _GateTable, change: _GateTable) -> _GateTable:
-    # A new limit drops the default's small-model limit of that precision: `limit = 0.05` must
-    # not be loosened to 0.20 by a line the user never saw.
-    kept = {name: v for name, v in base.limit_below_1b.items() if name not in change.limit}
+def _merged(base: GateTable, change: GateTable) -> GateTable:
     given = {field: getattr(change, field) for field in change.model_fields_set}
-    limits = {
-        "limit": {**base.limit, **change.limit},
-        "limit_below_1b": {**kept, **change.limit_below_1b},
-    }
-    return base.model_copy(update={**given, **limits})
+    tables = {f: {**getattr(base, f), **getattr(change, f)} for f in LIMIT_FIELDS}
+    # A new limit drops the default's limits of that precision for smaller models: `limit = 0.05`
+    # must not be loosened to 0.20 by a line the user never saw.
+    asked: set[str] = set()
+    for field in _LIMITS:
+        mine = getattr(change, field)
+        kept = {name: v for name, v in getattr(base, field).items() if name not in asked}
+        tables[field] = {**kept, **mine}
+        asked |= set(mine)
+    return base.model_copy(update={**given, **tables})
 
 
 def _by_precision(limits: Mapping[ShippableName, float]) -> dict[Precision, float]:
@@ -230,66 +219,53 @@ def _by_precision(limits: Mapping[ShippableName, float]) -> dict[Precision, floa
 # ---------------------------------------------------------------- refusing
 
 
-def _incomplete(name: str, table: _GateTable, default: _DefaultFile, path: Path) -> PolicyRefused:
-    limitless = [p.value for p in SHIPPABLE if p not in table.limit]
+def _kinds(table: GateTable) -> list[str]:
+    return [field for field in _KINDS if getattr(table, field)]
+
+
+def _limitless(table: GateTable) -> list[str]:
+    """Name the precisions that the gate says nothing about."""
+    found = {name for field in _kinds(table) for name in getattr(table, field)}
+    return [precision.value for precision in SHIPPABLE if precision not in found]
+
+
+def _incomplete(name: str, table: GateTable, default: DefaultFile, path: Path) -> PolicyRefused:
+    kind = (_kinds(table) or ["limit"])[0]
+    limitless = _limitless(table)
     missing = [
         *(["metric"] if table.metric is None else []),
         *(["operator"] if table.operator is None else []),
-        *(["limit"] if table.limit == {} else [f"limit for {p}" for p in limitless]),
+        *([kind] if not _kinds(table) else [f"{kind} for {p}" for p in limitless]),
     ]
-    known = f", or one of the gates {_listed(default.gates)}" if table.metric is None else ""
+    known = f", or one of the gates {', '.join(default.gates)}" if table.metric is None else ""
     return PolicyRefused(
         f"policy {path}: gates.{name} is not a gate of the default policy and lacks "
         f"{', '.join(missing)}",
         expected=f"metric, operator and a limit for each precision{known}",
-        next_step=_nearest(name, list(default.gates)),
+        next_step=nearest(name, list(default.gates)),
     )
 
 
-def _refused(path: Path, kind: type[_PolicyFile], problem: ValidationError) -> PolicyRefused:
-    first = problem.errors(include_url=False)[0]
-    where = [str(part) for part in first["loc"] if part != "[key]"]
-    more = problem.error_count() - 1
-    allowed = _allowed(kind, where, first["type"])
-    return PolicyRefused(
-        f"policy {path}: {'.'.join(where)}: {_in_words(first['type'], first['msg'])}"
-        + (f" (and {more} more)" if more else ""),
-        expected=f"one of {_listed(allowed)}" if allowed else "",
-        got=repr(first["input"]) if first["type"] != "extra_forbidden" else "",
-        next_step=_nearest(where[-1] if first["loc"][-1] == "[key]" else _asked(first), allowed),
+def _contradiction(table: GateTable) -> str:
+    """Say which two things a gate asks for that cannot both be meant; empty when none."""
+    kinds = _kinds(table)
+    if len(kinds) > 1:
+        return f"has {' and '.join(kinds)}: a gate is held against one of them"
+    if kinds[0] in ("limit", "champion_limit") and table.never_tighter_than:
+        return f"has never_tighter_than, which bounds what the champion reaches, and {kinds[0]}"
+    if kinds != ["limit"] and (table.limit_below_4b or table.limit_below_1b):
+        return f"has {kinds[0]} and limits by size: the champion has a size already"
+    if table.severity == "warn" and table.inconclusive == "block":
+        return 'only warns when it fails, but would block when inconclusive = "block"'
+    if not _passes_an_equal_model(table):
+        return f"refuses a model that equals the champion: {kinds[0]} with {table.operator!r}"
+    return ""
+
+
+def _passes_an_equal_model(table: GateTable) -> bool:
+    """Tell whether every limit lies on the good side of the champion's own value."""
+    shifts: Iterable[float] = (
+        *(factor - 1 for factor in table.champion_factor.values()),
+        *table.champion_margin.values(),
     )
-
-
-def _asked(error: Any) -> str:
-    """Give the word that the user wrote where another was expected."""
-    return str(error["loc"][-1] if error["type"] == "extra_forbidden" else error["input"])
-
-
-def _allowed(kind: type[_PolicyFile], where: Sequence[str], problem: str) -> list[str]:
-    if problem == "extra_forbidden":
-        tables: dict[str, type[BaseModel]] = {"gates": _GateTable, "selection": _SelectionTable}
-        return list((tables[where[0]] if len(where) > 1 else kind).model_fields)
-    if problem != "literal_error":
-        return []
-    choices = {"operator": Operator, "severity": Literal["block", "warn"]}
-    return list(get_args(choices.get(where[-1], ShippableName)))
-
-
-def _in_words(kind: str, message: str) -> str:
-    words = {
-        "extra_forbidden": "unknown key",
-        "literal_error": "unknown value",
-        "finite_number": "a limit that nothing can pass, or nothing can fail, is not a limit",
-        "dict_type": "a table is needed here; for a limit one number, or a table of precisions",
-        "string_pattern_mismatch": "a gate's name is lower case letters, digits and underscores",
-    }
-    return words.get(kind, message[:1].lower() + message[1:])
-
-
-def _nearest(asked: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(asked, allowed, n=1)
-    return f"write {near[0]}, if that is what you mean" if near else "mend the file, then run again"
-
-
-def _listed(names: Sequence[str] | dict[str, Any]) -> str:
-    return ", ".join(names)
+    return all(shift >= 0 if table.operator == "<=" else shift <= 0 for shift in shifts)

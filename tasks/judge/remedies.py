@@ -35,6 +35,10 @@ def _reference_is_below(case: Case, gate: GateResult) -> bool:
     return reference is not None and reference.value is not None and reference.value < gate.limit
 
 
+def _against_champion(_: Case, gate: GateResult) -> bool:
+    return gate.gate.endswith("_to_champion")
+
+
 def _lacks_eos(case: Case, _: GateResult) -> bool:
     missing = case.metrics.get("template.eos_missing")
     return missing is None or missing.value != 0
@@ -55,10 +59,7 @@ class Remedy:
     applies: Callable[[Case, GateResult], bool] = _always
 
 
-_QUALITY = (
-    "fidelity.*", "answers.right", "answers.delta", "answers.recovery", "answers.flip_rate",
-    "answers.format_*", "answers.stopped*", "answers.empty",
-)  # fmt: skip
+_QUALITY = ("fidelity.*", "text.*", "answers.*", "guided.right*")
 
 # Most particular first. Figures: Qwen2.5-0.5B, Olive 0.13 and GenAI 0.18, 2026-11.
 REMEDIES = (
@@ -72,6 +73,21 @@ REMEDIES = (
         ("reference.*",),
         "no recipe mends this: the conversion itself changed the model; check that the installed "
         "packages are the pinned ones, and report the family",
+    ),
+    Remedy(
+        ("build.rotary_difference",),
+        "the graph computes other positions than the reference: compare rope_theta and "
+        "rope_scaling of config.json with what was built, and build again with the pinned packages",
+    ),
+    Remedy(
+        ("build.rotary_rows_missing",),
+        "context_length promises positions that the graph has no table for: lower it, or "
+        "max_position_embeddings of config.json, and build again with the pinned packages",
+    ),
+    Remedy(
+        ("build.*",),
+        "do not ship it: the graph is not what its recipe says, or another variant's files lie in "
+        "its place; delete its folder under store/objects and run the same command again",
     ),
     Remedy(
         ("template.text_mismatches",),
@@ -95,10 +111,77 @@ REMEDIES = (
         "read what the examination noted",
     ),
     Remedy(
+        ("speed.*",),
+        "the champion in place is faster on the same clock: compare the threads and options that "
+        "the two were built with, or keep the champion",
+        _against_champion,
+    ),
+    Remedy(
+        ("*",),
+        "the checkpoint or the recipe is further off than the champion in place: keep the "
+        "champion, or build with the options that it was built with; raise the factor or margin "
+        "only for a loss that you accept",
+        _against_champion,
+    ),
+    Remedy(
         ("answers.right",),
         "train the checkpoint further, or set the limit to what you need: the reference itself "
         "is below it, so quantisation is not the cause",
         _reference_is_below,
+    ),
+    Remedy(
+        ("answers.loops*",),
+        "look at the answers that run in circles: if the reference's do too, train the checkpoint "
+        "on answers that end; if not, rebuild INT4 with the profile quality, or ship INT8",
+    ),
+    Remedy(
+        ("answers.wrong_script",),
+        "a language head in 4 bits picks letters of another script first: rebuild INT4 with "
+        "int8_head, or ship INT8",
+    ),
+    Remedy(
+        ("lengths.latency_misfit",),
+        "time jumps at some length: measure on an idle machine, and look at the times by length "
+        "in the report; on a quiet machine it is a kernel that changes with the length",
+    ),
+    Remedy(
+        ("lengths.*",),
+        "compare rope_theta, rope_scaling and context_length of config.json with the checkpoint's "
+        "training; if they are right, this variant is worse over long prompts: rebuild INT4 with "
+        "the profile quality, ship a larger precision, or let the application keep prompts short",
+    ),
+    Remedy(
+        ("guided.invalid",),
+        "constrained decoding must not be able to fail: check that the schema needs no keyword "
+        "that the grammar engine does not know, and that answers are not cut at their length "
+        "limit; read what the examination noted",
+    ),
+    Remedy(
+        ("baits.*",),
+        "the variant leaves its path sooner than the reference where nobody taught it anything: "
+        "read its answers in baits.parquet; a larger precision, or the profile quality for INT4, "
+        "is closer to the reference",
+    ),
+    Remedy(
+        ("edge.*",),
+        "each case that failed is named in the report with what was expected; most need the "
+        "pinned ONNX Runtime GenAI, the others a check before the engine is asked",
+    ),
+    Remedy(
+        ("soak.heap_*", "soak.anon_*"),
+        "a leak: confirm it with the full examination, whose soak is the longest, then look for "
+        "what is kept for each request (generators, streams) and for the pinned ONNX Runtime "
+        "GenAI; until then restart the service before the growth fills the device",
+    ),
+    Remedy(
+        ("soak.decode_rate_ratio",),
+        "it slows down under load: look at the clock and the temperature of the machine before "
+        "looking at the model",
+    ),
+    Remedy(
+        ("soak.*",),
+        "threads or file handles are left behind by each request: use the pinned ONNX Runtime "
+        "GenAI, and close what the application opens",
     ),
     Remedy(
         _QUALITY,
@@ -141,6 +224,16 @@ REMEDIES = (
         "tokenizer_config.json over chat_template.jinja",
     ),
     Remedy(
+        ("foundry.edge_failures",),
+        "each case that failed is named in the report with what Foundry Local did; keep such "
+        "input away from it, or use the pinned version",
+    ),
+    Remedy(
+        ("foundry.reload_growth_bytes",),
+        "loading and unloading leaves memory behind: keep the model loaded, restart the service "
+        "after so many reloads as the device can bear, and use the pinned Foundry Local",
+    ),
+    Remedy(
         ("foundry.*",),
         "read what the examination noted; Foundry Local must run the pinned "
         "ONNX Runtime GenAI and be asked with temperature 0",
@@ -149,6 +242,11 @@ REMEDIES = (
         ("memory.*",),
         "lower the context length: Foundry Local reserves the cache for all of it; or ship a "
         "smaller precision",
+    ),
+    Remedy(
+        ("speed.aa_different",),
+        "the same weights timed twice differ, so no absolute speed of this run counts "
+        "and ratios to the champion are wider: run the same command again on an idle machine",
     ),
     Remedy(
         ("speed.*",),

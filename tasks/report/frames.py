@@ -6,9 +6,11 @@ here they only get the columns that tell runs, variants and suites apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict
 
 from tasks.core.progress import report_progress
 from tasks.core.records import Digest, Measurement, Precision, Record
@@ -16,6 +18,8 @@ from tasks.core.store import Store
 
 MEASUREMENTS = "metrics"
 SUBJECT_COLUMN = "digest"
+# What examinations call their rows, and what a run calls them.
+RENAMED = {"answers": "outputs"}
 
 
 class FrameSource(Record):
@@ -31,20 +35,37 @@ class FrameSource(Record):
     frames: Digest
 
 
+class MeasurementRow(Record):
+    """One measurement in long format."""
+
+    # It crosses to the child as JSON, where a bound at infinity would else become null.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    variant_id: Digest
+    precision: Precision | None
+    metric: str
+    value: float | None
+    ci95_low: float | None
+    ci95_high: float | None
+    n: int
+    unit: str
+    applies: bool
+    method: str
+
+
 class FramesRequest(Record):
     """What to collect.
 
     Attributes:
         store: root of the store that holds the sources.
-        measurements: by variant digest, then by metric; they become a frame of their own.
+        measurements: they become a frame of their own.
         target: folder that gets one parquet file a kind.
     """
 
     run_id: str
     store: Path
     sources: list[FrameSource]
-    precisions: dict[Digest, Precision]
-    measurements: dict[Digest, dict[str, Measurement]]
+    measurements: list[MeasurementRow]
     target: Path
 
 
@@ -56,7 +77,7 @@ class FramesSummary(Record):
 
 
 def collect_frames(request: FramesRequest) -> FramesSummary:
-    """Put the rows of all examinations together: `samples`, `kld`, `answers`, ... and `metrics`.
+    """Put the rows of all examinations together: `samples`, `kld`, `outputs`, ... and `metrics`.
 
     Each row gets run_id, variant_id and suite. Rows that name their variant in a column `digest`
     come from an examination of several variants together: they are taken once, and rows beside
@@ -73,7 +94,7 @@ def collect_frames(request: FramesRequest) -> FramesSummary:
         before = sum(map(len, tables.values()))
         if store.is_intact(source.frames, deep=True):
             for kind, table in _tables(store.path(source.frames), request.run_id, source):
-                tables.setdefault(kind, []).append(table)
+                tables.setdefault(RENAMED.get(kind, kind), []).append(table)
         if before == sum(map(len, tables.values())):
             of = ", ".join(subject[:12] for subject in source.subjects)
             missing.append(f"{source.suite} of {of}: object {source.frames[:12]}")
@@ -116,28 +137,36 @@ def _labelled(table: Any, run_id: str, subject: str | None, suite: str) -> Any:
     return table
 
 
+def measurement_rows(
+    metrics: Mapping[Digest, Mapping[str, Measurement]], precisions: Mapping[Digest, Precision]
+) -> list[MeasurementRow]:
+    """Put measurements into rows, ordered by variant and metric."""
+    return [
+        MeasurementRow(
+            variant_id=digest,
+            precision=precisions.get(digest),
+            metric=name,
+            value=found.value,
+            ci95_low=found.ci95[0] if found.ci95 else None,
+            ci95_high=found.ci95[1] if found.ci95 else None,
+            n=found.n,
+            unit=found.unit,
+            applies=found.applies,
+            method=found.method,
+        )
+        for digest, of_variant in sorted(metrics.items())
+        for name, found in sorted(of_variant.items())
+    ]
+
+
 def _measurements(request: FramesRequest) -> Any:
     import pandas as pd
     import pyarrow as pa
 
-    rows = [
-        {
-            "run_id": request.run_id,
-            "variant_id": digest,
-            "precision": request.precisions.get(digest),
-            "metric": name,
-            "value": found.value,
-            "ci95_low": found.ci95[0] if found.ci95 else None,
-            "ci95_high": found.ci95[1] if found.ci95 else None,
-            "n": found.n,
-            "unit": found.unit,
-            "method": found.method,
-        }
-        for digest, metrics in sorted(request.measurements.items())
-        for name, found in sorted(metrics.items())
-    ]
-    columns = ["run_id", "variant_id", "precision", "metric", "value", "ci95_low", "ci95_high"]
-    frame = pd.DataFrame(rows, columns=[*columns, "n", "unit", "method"])
+    frame = pd.DataFrame(
+        [{"run_id": request.run_id, **dict(row)} for row in request.measurements],
+        columns=["run_id", *MeasurementRow.model_fields],
+    )
     numbers = ["value", "ci95_low", "ci95_high"]
     return pa.Table.from_pandas(
         frame.astype(dict.fromkeys(numbers, "float64")), preserve_index=False

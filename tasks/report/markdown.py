@@ -1,87 +1,71 @@
-"""The report for people: verdict first, then the evidence, then how to use what ships.
+"""The short report, for terminals: verdict first, what did not pass, how to use what ships.
 
-Arranges what it is given; every number was measured, and every verdict reached, elsewhere.
+Arranges what it is given; every number was measured, and every verdict reached, elsewhere. The
+whole report, with plots, methods and machine, is `html/page.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
+from pathlib import Path
 
 from tasks.core.figures import MB, MIB, NOT_MEASURED, figure, figure_of
-from tasks.core.questions import MOST_QUESTIONS
 from tasks.core.records import (
-    Environment,
     GateResult,
     GateVerdict,
     Judgement,
-    Measurement,
     Precision,
     Registration,
     Release,
-    Severity,
     Variant,
     VariantVerdict,
 )
+from tasks.report.approval import approval_in_words, fate_of_chosen, is_withheld
+from tasks.report.contents import (
+    asked_what,
+    environment_rows,
+    files,
+    label_of,
+    not_measured,
+    notes,
+    tally,
+    timing_rows,
+    verdict_in_words,
+)
 from tasks.report.markup import Rows, bullets, escaped, fenced, section, table
-from tasks.report.metrics_json import Dossier, StepTiming
+from tasks.report.metrics_json import Dossier
 from tasks.report.remarks import failures_in_words, remarks
 from tasks.report.usage import how_to_use
 
-GIB = 1024**3
+__all__ = [
+    "environment_rows",
+    "gate_rows",
+    "release_markdown",
+    "render_report",
+    "variants_rows",
+    "verdict_markdown",
+]
 
 
 def render_report(dossier: Dossier) -> str:
-    """Write the whole report as Markdown."""
+    """Write the short report as Markdown."""
     release = dossier.release
     sections = [
         _heading(dossier),
         _variants(release),
         _asked(release.registration),
         section("What to try", bullets(release.judgement.advice)),
-        section("Use it", how_to_use(release, dossier.index)),
-        *(_gates(verdict) for verdict in release.judgement.verdicts),
-        section("What the examinations noted", _notes(dossier)),
+        _use(release, dossier.index),
+        _gates(release.judgement),
+        section("What the examinations noted", bullets(notes(release, dossier.evidence))),
         section("Not measured", bullets(_not_measured(dossier))),
-        section("How it was measured", bullets(_methods(release.metrics))),
-        section("What was built", table(_built_rows(release.variants))),
-        section("Environment", _environment(release.environment)),
-        section("Time", table(_timing_rows(dossier.timings, release.seconds))),
-        section("Files of this report", bullets(_files(dossier))),
+        section("Time", table(timing_rows(dossier.timings, release.seconds))),
+        section("Files of this report", bullets(f"{n}: {w}" for n, w in files(dossier.frames))),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 # ---------------------------------------------------------------- pieces that others show too
-
-
-def environment_rows(environment: Environment) -> Rows:
-    """Give the machine and its packages as rows: item, found, wanted, state."""
-    found = {
-        "Python": environment.python,
-        "platform": environment.platform,
-        "processor": environment.cpu_model,
-        "processor features": ", ".join(environment.cpu_features) or "none found",
-        "cores": f"{environment.physical_cores} physical, {environment.logical_cores} logical",
-        "memory": f"{environment.ram_total_bytes / GIB:.1f} GiB, "
-        f"{environment.ram_available_bytes / GIB:.1f} GiB available",
-        "disk": f"{environment.disk_free_bytes / GIB:.1f} GiB free",
-        "Foundry Local": f"{environment.foundry_version or 'absent'} "
-        f"{f'({environment.foundry_detail})' if environment.foundry_detail else ''}".strip(),
-        "machine class": environment.machine_class[:12],
-    }
-    machine = [
-        {"item": item, "found": text, "wanted": "", "state": ""} for item, text in found.items()
-    ]
-    packages = [
-        {
-            "item": package.name,
-            "found": package.installed or "absent",
-            "wanted": package.pinned,
-            "state": "ok" if package.matches else "differs" if package.installed else "absent",
-        }
-        for package in environment.packages
-    ]
-    return machine + packages
 
 
 def variants_rows(release: Release, *, intervals: bool = True) -> Rows:
@@ -106,9 +90,7 @@ def verdict_markdown(judgement: Judgement) -> str:
     rows = [
         {"variant": verdict.precision.value.upper(), **row}
         for verdict in judgement.verdicts
-        for row in gate_rows(
-            [gate for gate in verdict.gates if gate.verdict is not GateVerdict.PASS]
-        )
+        for row in gate_rows(_not_passed(verdict))
     ]
     sections = [
         f"**{escaped(judgement.reason)}**",
@@ -125,7 +107,7 @@ def release_markdown(release: Release) -> str:
         verdict_markdown(release.judgement),
         _registered(release),
         _asked(release.registration),
-        f"Report: `{release.report}`",
+        f"Report, with plots: `{release.report}`",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -137,7 +119,7 @@ def gate_rows(gates: Iterable[GateResult]) -> Rows:
             "gate": gate.gate,
             "value [95 %]": figure_of(gate.measurement),
             "limit": f"{gate.operator} {figure(gate.limit)}",
-            "verdict": _verdict_in_words(gate),
+            "verdict": verdict_in_words(gate),
             "why": gate.why,
         }
         for gate in gates
@@ -150,15 +132,17 @@ def gate_rows(gates: Iterable[GateResult]) -> Rows:
 def _heading(dossier: Dossier) -> str:
     release, checkpoint = dossier.release, dossier.release.checkpoint
     champion = _champion(release)
-    verdict = f"{champion.precision.value.upper()} ships" if champion else "nothing ships"
+    fate = fate_of_chosen(release)
+    verdict = f"{champion.precision.value.upper()} {fate}" if champion else "nothing ships"
     source = (
         f"Checkpoint: {escaped(checkpoint.family)}, {checkpoint.parameters / 1e6:,.1f} M "
         f"parameters, {checkpoint.source_bytes / MB:,.1f} MB {escaped(checkpoint.weight_dtype)}, "
         f"digest `{checkpoint.digest[:12]}`. Run `{release.run_id}`, "
         f"{dossier.written_at:%Y-%m-%d %H:%M} UTC."
     )
+    asked = asked_what(release) + (f" of `{release.questions.path}`" if release.questions else "")
     judged = (
-        f"From `{checkpoint.path}`; {_asked_what(release)}; "
+        f"From `{checkpoint.path}`; {asked}; "
         f"{f'limits of `{release.policy}`' if release.policy else 'default limits'}"
         + (f" (policy `{dossier.policy_digest[:12]}`)." if dossier.policy_digest else ".")
     )
@@ -168,20 +152,15 @@ def _heading(dossier: Dossier) -> str:
     )
 
 
-def _asked_what(release: Release) -> str:
-    if release.questions is None:
-        return "questions unknown"
-    count = release.questions.count
-    asked = f"{MOST_QUESTIONS:,} of {count:,}" if count > MOST_QUESTIONS else f"{count:,}"
-    return f"{asked} questions of `{release.questions.path}`"
-
-
 def _registered(release: Release) -> str:
-    registration = release.registration
+    registration, approval = release.registration, escaped(approval_in_words(release))
+    if is_withheld(release):
+        return approval
     if registration is None:
-        return "Nothing was registered. A champion that was there before stays."
+        nothing = "Nothing was registered. A champion that was there before stays."
+        return f"{approval} {nothing}".strip()
     state = "registered" if registration.created else "registered before, with the same bytes"
-    return f"In Foundry Local: `{registration.model_id}` ({state})."
+    return f"In Foundry Local: `{registration.model_id}` ({state}). {approval}".strip()
 
 
 def _champion(release: Release) -> Variant | None:
@@ -213,7 +192,7 @@ def _variant_row(
         "answers right": figure_of(found.get("answers.right")),
         "decode tokens/s": figure_of(found.get("speed.decode_tokens_per_s")),
         "peak RAM MiB": figure_of(found.get("memory.peak_rss_bytes"), scale=MIB),
-        "verdict": f"{decided}, ships" if ships else decided,
+        "verdict": f"{decided}, {fate_of_chosen(release, short=True)}" if ships else decided,
     }
 
 
@@ -236,124 +215,31 @@ def _asked(registration: Registration | None) -> str:
     )
 
 
-def _gates(verdict: VariantVerdict) -> str:
-    return f"## Gates of {_tally(verdict)}\n\n{table(gate_rows(verdict.gates))}"
+def _gates(judgement: Judgement) -> str:
+    """Give the gates that did not pass; the others are in report.html."""
+    parts = []
+    for verdict in judgement.verdicts:
+        rows = gate_rows(_not_passed(verdict))
+        parts += [f"**{_tally(verdict)}**", *([table(rows)] if rows else [])]
+    return section("Gates", "\n\n".join(parts))
+
+
+def _not_passed(verdict: VariantVerdict) -> list[GateResult]:
+    return [gate for gate in verdict.gates if gate.verdict is not GateVerdict.PASS]
+
+
+def _use(release: Release, index: Path | None) -> str:
+    steps = how_to_use(release, index)
+    return section(
+        "Use it",
+        "\n\n".join(f"{step.words}\n\n{fenced(step.code, step.language)}" for step in steps),
+    )
 
 
 def _tally(verdict: VariantVerdict) -> str:
-    passed = sum(gate.verdict is GateVerdict.PASS for gate in verdict.gates)
-    label = f"{verdict.precision.value.upper()}: {verdict.verdict.value}"
-    return f"{label}, {passed} of {len(verdict.gates)} gates pass"
-
-
-def _verdict_in_words(gate: GateResult) -> str:
-    if gate.severity is Severity.WARN and gate.verdict is not GateVerdict.PASS:
-        return f"{gate.verdict.value} (only a warning)"
-    return gate.verdict.value
-
-
-def _notes(dossier: Dossier) -> str:
-    """Give each note once, with all that it is about."""
-    labels = {v.digest: v.precision.value.upper() for v in dossier.release.variants}
-    about: dict[tuple[str, str], list[str]] = {}
-    for part in dossier.evidence:
-        for note in part.notes:
-            about.setdefault((part.suite, note), []).append(labels.get(part.subject, "reference"))
-    return bullets(f"{', '.join(who)}, {suite}: {note}" for (suite, note), who in about.items())
+    return f"{label_of(verdict)}: {verdict.verdict.value}, {tally(verdict)}"
 
 
 def _not_measured(dossier: Dossier) -> Iterable[str]:
-    """Name each metric that has no value once, with the reason and the variants it is about."""
-    about: dict[tuple[str, str], list[str]] = {}
-    for variant in dossier.release.variants:
-        for name, why in _absent(dossier.release, variant).items():
-            about.setdefault((name, why), []).append(variant.precision.value.upper())
-    names: dict[tuple[str, str], list[str]] = {}
-    for (name, why), labels in about.items():
-        names.setdefault((", ".join(labels), why), []).append(name)
-    yield from (f"{labels}: {', '.join(found)}: {why}" for (labels, why), found in names.items())
+    yield from not_measured(dossier.release)
     yield from (f"raw rows missing: {missing}" for missing in dossier.frames_missing)
-
-
-def _absent(release: Release, variant: Variant) -> dict[str, str]:
-    found = release.metrics.get(variant.digest, {})
-    absent = {name: m.method or "no reason given" for name, m in found.items() if m.value is None}
-    asked = [gate.metric for gate in _gates_of(release.judgement, variant)]
-    return absent | {name: "no examination reported it" for name in asked if name not in found}
-
-
-def _gates_of(judgement: Judgement, variant: Variant) -> list[GateResult]:
-    return [
-        gate
-        for verdict in judgement.verdicts
-        if verdict.variant == variant.digest
-        for gate in verdict.gates
-    ]
-
-
-def _methods(metrics: Mapping[str, Mapping[str, Measurement]]) -> Iterable[str]:
-    """Name each method once, with the metrics that were measured by it and their n."""
-    users: dict[str, dict[str, int]] = {}
-    for found in metrics.values():
-        for name, measurement in sorted(found.items()):
-            if measurement.value is not None and measurement.method:
-                users.setdefault(measurement.method, {}).setdefault(name, measurement.n)
-    for method, names in users.items():
-        listed = ", ".join(f"{name} (n = {n:,})" for name, n in names.items())
-        yield f"{listed}: {method}"
-
-
-def _built_rows(variants: Sequence[Variant]) -> Rows:
-    return [
-        {
-            "variant": variant.precision.value.upper(),
-            "digest": variant.digest[:12],
-            "recipe": _recipe(variant),
-            "read back from the graph": _read_back(variant),
-            "build s": figure(variant.build_seconds),
-            "CPU s": figure(variant.build_cpu_s),
-            "peak RAM MiB": figure(round(variant.build_peak_rss_bytes / MIB)),
-            "context": figure(variant.context_length),
-            "made by": variant.toolchain,
-        }
-        for variant in variants
-    ]
-
-
-def _recipe(variant: Variant) -> str:
-    chosen = variant.recipe.model_dump(mode="json", exclude_defaults=True, exclude={"precision"})
-    return ", ".join(f"{name} {value}" for name, value in chosen.items()) or "defaults"
-
-
-def _read_back(variant: Variant) -> str:
-    read = variant.quantisation
-    bits = [f"{count} x {width} bit" for width, count in sorted(read.bits.items())]
-    blocks = [f"block {size}" for size in sorted(read.block_sizes)]
-    return ", ".join([*bits, *blocks, f"embedding {read.embedding_bits} bit"])
-
-
-def _environment(environment: Environment) -> str:
-    remarks = [*environment.problems, *environment.warnings]
-    parts = [table(environment_rows(environment)), bullets(remarks)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _timing_rows(timings: Sequence[StepTiming], seconds: float) -> Rows:
-    steps = [
-        {
-            "step": timing.step,
-            "seconds": "cached" if timing.cached else f"{timing.seconds:.1f}",
-            "ended with": timing.detail,
-        }
-        for timing in timings
-    ]
-    return [
-        *steps,
-        {"step": "all, until the report", "seconds": f"{seconds:.1f}", "ended with": ""},
-    ]
-
-
-def _files(dossier: Dossier) -> Iterable[str]:
-    yield "metrics.json: everything above and more, for programs (schema ingot.release/1)"
-    for kind, count in sorted(dossier.frames.items()):
-        yield f"{kind}.parquet: {count:,} rows, columns run_id and variant_id tell them apart"

@@ -1,4 +1,4 @@
-"""The machine-readable half of a report: one JSON document a run, schema `ingot.release/1`.
+"""The machine-readable half of a report: one JSON document a run, schema `ingot.release/2`.
 
 Writes down what it is given; it judges nothing and leaves nothing out.
 """
@@ -6,13 +6,26 @@ Writes down what it is given; it judges nothing and leaves nothing out.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tasks.core.records import Evidence, Record, Release
+from pydantic import ConfigDict, Field
 
-SCHEMA = "ingot.release/1"
+from tasks.core.errors import ToolFailed
+from tasks.core.records import (
+    Digest,
+    Evidence,
+    GateResult,
+    Measurement,
+    Precision,
+    Record,
+    Release,
+)
+
+SCHEMA = "ingot.release/2"
+METRICS_FILE = "metrics.json"
 
 
 class StepTiming(Record):
@@ -43,44 +56,110 @@ class Dossier(Record):
     evidence: list[Evidence]
     timings: list[StepTiming]
     written_at: datetime
-    index: Path
+    index: Path | None
     frames: dict[str, int]
     frames_missing: list[str]
     policy_digest: str = ""
 
 
+class VariantGate(GateResult):
+    """A judged gate with the variant it is about: the gates of all variants make one flat list."""
+
+    variant: Digest
+    precision: Precision
+
+
+class Frames(Record):
+    """The raw rows beside the document.
+
+    Attributes:
+        rows: by name of the parquet file, without its ending.
+        missing: what should be there and is not.
+    """
+
+    rows: dict[str, int]
+    missing: list[str]
+
+
+class ReleaseDocument(Record):
+    """One run, as metrics.json holds it; `metrics.schema.json` is made from this class.
+
+    Attributes:
+        champion, reason: of the judgement, again at the top for those who want no more.
+        index: Foundry Local's production folder.
+        evidence: its metrics are empty for the variants of the release, whose metrics are under
+            `release.metrics`.
+    """
+
+    model_config = ConfigDict(title="ingot release", serialize_by_alias=True)
+
+    schema_: Literal["ingot.release/2"] = Field(default="ingot.release/2", alias="schema")
+    run_id: str
+    name: str
+    written_at: datetime
+    champion: Digest | None
+    reason: str
+    policy_digest: Digest | None
+    index: Path | None
+    gates: list[VariantGate]
+    timings: list[StepTiming]
+    evidence: list[Evidence]
+    frames: Frames
+    release: Release
+
+
 def metrics_json(dossier: Dossier) -> str:
-    """Give the document as text; what is not a number becomes null, and keys keep their order."""
-    return json.dumps(_document(dossier), indent=1, allow_nan=False) + "\n"
+    """Give the document as text; what is not a number becomes null, and keys keep their order.
+
+    Raises:
+        ToolFailed: the document does not meet its published schema.
+    """
+    from tasks.report.schema import problems_of
+
+    document = json.loads(_document(dossier).model_dump_json())
+    if problems := problems_of(document):
+        raise ToolFailed(
+            f"the run's {METRICS_FILE} does not meet the schema {SCHEMA}: {'; '.join(problems)}",
+            next_step="this is a defect of Ingot, or a figure that is no number: report it",
+        )
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
-def _document(dossier: Dossier) -> dict[str, Any]:
-    release: dict[str, Any] = json.loads(dossier.release.model_dump_json())
-    release["metrics"] = {
-        digest: dict(sorted(metrics.items()))
-        for digest, metrics in sorted(release["metrics"].items())
-    }
-    release["failures"] = dict(sorted(release["failures"].items()))
-    return {
-        "schema": SCHEMA,
-        "run_id": dossier.release.run_id,
-        "name": dossier.release.name,
-        "written_at": dossier.written_at.isoformat(),
-        "champion": release["judgement"]["champion"],
-        "reason": release["judgement"]["reason"],
-        "policy_digest": dossier.policy_digest or None,
-        "gates": [
-            {"variant": verdict["variant"], "precision": verdict["precision"], **gate}
-            for verdict in release["judgement"]["verdicts"]
-            for gate in verdict["gates"]
+def _document(dossier: Dossier) -> ReleaseDocument:
+    release = dossier.release
+    return ReleaseDocument(
+        run_id=release.run_id,
+        name=release.name,
+        written_at=dossier.written_at,
+        champion=release.judgement.champion,
+        reason=release.judgement.reason,
+        policy_digest=dossier.policy_digest or None,
+        index=dossier.index,
+        gates=[
+            VariantGate(variant=verdict.variant, precision=verdict.precision, **_fields(gate))
+            for verdict in release.judgement.verdicts
+            for gate in verdict.gates
         ],
-        "timings": [timing.model_dump(mode="json") for timing in dossier.timings],
-        "evidence": [
-            part.model_dump(mode="json", exclude={"metrics"}) for part in dossier.evidence
-        ],
-        "frames": {
-            "rows": dict(sorted(dossier.frames.items())),
-            "missing": dossier.frames_missing,
-        },
-        "release": release,
-    }
+        timings=dossier.timings,
+        evidence=[_without_repetition(part, release) for part in dossier.evidence],
+        frames=Frames(rows=_sorted(dossier.frames), missing=dossier.frames_missing),
+        release=release.model_copy(
+            update={
+                "metrics": _sorted({d: _sorted(found) for d, found in release.metrics.items()}),
+                "failures": _sorted(release.failures),
+            }
+        ),
+    )
+
+
+def _fields(gate: GateResult) -> dict[str, Any]:
+    return {name: getattr(gate, name) for name in GateResult.model_fields}
+
+
+def _without_repetition(part: Evidence, release: Release) -> Evidence:
+    known: Mapping[str, Measurement] = {} if part.subject in release.metrics else part.metrics
+    return part.model_copy(update={"metrics": _sorted(known)})
+
+
+def _sorted(table: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(sorted(table.items()))

@@ -6,8 +6,10 @@ from prefect import task
 
 from tasks.core.progress import step
 from tasks.core.records import Evidence, Release
+from tasks.core.reservations import reserve_reading
 from tasks.core.settings import Settings
 from tasks.core.task import RETRYING, UNCACHED
+from tasks.report.html.page_records import PAGE
 from tasks.report.write import StepTiming, write_report
 
 
@@ -17,8 +19,9 @@ def record_release(
 ) -> Release:
     """Write the run's folder; gives the release with the path of its report."""
     with step("write report") as say:
-        folder = write_report(
-            release, evidence, settings=Settings(), timings=timings, policy_digest=policy_digest
-        )
+        with reserve_reading(step=f"report {release.run_id}", say=say):
+            folder = write_report(
+                release, evidence, settings=Settings(), timings=timings, policy_digest=policy_digest
+            )
         say(str(folder))
-    return release.model_copy(update={"report": folder / "report.md"})
+    return release.model_copy(update={"report": folder / PAGE})

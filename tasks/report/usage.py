@@ -8,36 +8,50 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tasks.core.records import Release
-from tasks.report.markup import fenced
+from tasks.core.records import Record, Release
 
 
-def how_to_use(release: Release, index: Path) -> str:
-    """Write the commands for both generations of Foundry Local; empty when nothing ships.
+class UsageStep(Record):
+    """One thing to type, with what it is for; `words` is empty where it needs none."""
+
+    words: str
+    language: str
+    code: str
+
+
+def how_to_use(release: Release, index: Path | None) -> list[UsageStep]:
+    """Give the commands for both generations of Foundry Local; none when nothing ships.
 
     Args:
         release: with its registration.
-        index: Foundry Local's production folder; an application must name the same one.
+        index: Foundry Local's production folder; an application must name the same one. None
+            when it is not known.
     """
     if release.registration is None:
-        return ""
+        return []
     model_id = release.registration.model_id
-    model = model_id.rpartition(":")[0]
-    older = (
-        "With the older foundry command, which finds models in folders by itself (0.8 and before; "
-        "newer ones say foundry run). From its documentation, not run by Ingot:"
-    )
-    return "\n\n".join(
-        [
-            fenced(f"ingot chat {release.name}", "sh"),
-            "From an application (Python, foundry-local-sdk 2.1 or newer):",
-            fenced(sdk_lines(model_id, index), "python"),
-            older,
-            fenced(f'foundry cache cd "{index}"\nfoundry model run {model}', "sh"),
-            "Back to the champion before this one, where there was one:",
-            fenced(f"ingot rollback {release.name}", "sh"),
-        ]
-    )
+    folder = index or Path("the foundry folder of INGOT_HOME")
+    return [
+        UsageStep(
+            words="Ask it, from a terminal:", language="sh", code=f"ingot chat {release.name}"
+        ),
+        UsageStep(
+            words="From an application (Python, foundry-local-sdk 2.1 or newer):",
+            language="python",
+            code=sdk_lines(model_id, folder),
+        ),
+        UsageStep(
+            words="With the older foundry command, which finds models in folders by itself (0.8 "
+            "and before; newer ones say foundry run). From its documentation, not run by Ingot:",
+            language="sh",
+            code=f'foundry cache cd "{folder}"\nfoundry model run {model_id.rpartition(":")[0]}',
+        ),
+        UsageStep(
+            words="Back to the champion before this one, where there was one:",
+            language="sh",
+            code=f"ingot rollback {release.name}",
+        ),
+    ]
 
 
 def sdk_lines(model_id: str, index: Path) -> str:

@@ -1,30 +1,31 @@
-"""Publishing a run's evidence as one folder: report.md, metrics.json, raw rows as parquet.
+"""Publishing a run's evidence as one folder: report.html, report.md, metrics.json, raw rows.
 
 Built aside and renamed last, so a report that exists is complete. What the report says is written
-in `markdown.py` and `metrics_json.py`.
+in `html/`, `markdown.py` and `metrics_json.py`; the page is made from the finished folder.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.core.child import run_child
 from tasks.core.errors import InputError
-from tasks.core.files import sync_file, sync_folder, write_text_atomically
+from tasks.core.files import write_text_atomically
 from tasks.core.records import Evidence, Release
 from tasks.core.settings import Settings
-from tasks.report.frames import FrameSource, FramesRequest, FramesSummary
+from tasks.core.shared_store import store_of
+from tasks.core.staging import Staging
+from tasks.report.frames import FrameSource, FramesRequest, FramesSummary, measurement_rows
+from tasks.report.html.page_records import PAGE, PageRequest, PageSummary
 from tasks.report.markdown import render_report
-from tasks.report.metrics_json import Dossier, StepTiming, metrics_json
+from tasks.report.metrics_json import METRICS_FILE, Dossier, StepTiming, metrics_json
 
-__all__ = ["StepTiming", "report_folder", "write_report"]
+__all__ = ["StepTiming", "report_folder", "write_page", "write_report"]
 
 REPORT = "report.md"
-METRICS = "metrics.json"
 DEADLINE_S = 600.0
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -66,27 +67,31 @@ def write_report(
 
     Raises:
         InputError: the run's name is not a plain folder name.
-        TransientFault: the child that collects the raw rows was killed or too slow.
-        ToolFailed: raw rows of one kind contradict each other's types.
+        TransientFault: a child that collects the raw rows or draws was killed or too slow.
+        ToolFailed: raw rows of one kind contradict each other's types, or metrics.json does not
+            meet its schema; nothing is published then.
+        DoesNotFit, OSError: the disk is full or read-only; likewise.
     """
     folder = report_folder(settings, release.run_id)
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    summary = _collect(release, evidence, partial, settings, say)
-    dossier = Dossier(
-        release=release.model_copy(update={"report": folder / REPORT}),
-        evidence=list(evidence),
-        timings=list(timings),
-        written_at=datetime.now(UTC),
-        index=settings.foundry,
-        frames=summary.rows,
-        frames_missing=summary.missing,
-        policy_digest=policy_digest,
-    )
-    write_text_atomically(partial / METRICS, metrics_json(dossier))
-    write_text_atomically(partial / REPORT, render_report(dossier))
-    _publish(partial, folder)
+    staging = Staging(settings.runs, settings.locks)
+    with staging.folder() as scratch:
+        partial = scratch / folder.name
+        partial.mkdir()
+        summary = _collect(release, evidence, partial, settings, say)
+        dossier = Dossier(
+            release=release.model_copy(update={"report": folder / PAGE}),
+            evidence=list(evidence),
+            timings=list(timings),
+            written_at=datetime.now(UTC),
+            index=settings.foundry,
+            frames=summary.rows,
+            frames_missing=summary.missing,
+            policy_digest=policy_digest,
+        )
+        write_text_atomically(partial / METRICS_FILE, metrics_json(dossier))
+        write_text_atomically(partial / REPORT, render_report(dossier))
+        write_page(partial, release.run_id, settings, say)
+        staging.publish(partial, folder)
     return folder
 
 
@@ -97,12 +102,16 @@ def _collect(
     settings: Settings,
     say: Callable[[str], None],
 ) -> FramesSummary:
+    sources = _sources(evidence)
+    for source in sources:
+        store_of(settings).path(source.frames)  # the child looks on this machine only
     request = FramesRequest(
         run_id=release.run_id,
         store=settings.store,
-        sources=_sources(evidence),
-        precisions={variant.digest: variant.precision for variant in release.variants},
-        measurements=release.metrics,
+        sources=sources,
+        measurements=measurement_rows(
+            release.metrics, {variant.digest: variant.precision for variant in release.variants}
+        ),
         target=target,
     )
     summary, _ = run_child(
@@ -110,6 +119,26 @@ def _collect(
         request,
         FramesSummary,
         log=settings.logs / f"report-{release.run_id}.log",
+        deadline_s=DEADLINE_S,
+        on_progress=say,
+    )
+    return summary
+
+
+def write_page(
+    folder: Path, run_id: str, settings: Settings, say: Callable[[str], None] = lambda _: None
+) -> PageSummary:
+    """Write report.html into a run's folder, from what the folder holds.
+
+    Raises:
+        InputError: the folder holds no run that can be read.
+        TransientFault: the child that draws was killed or too slow.
+    """
+    summary, _ = run_child(
+        "tasks.report.html.page:render_page",
+        PageRequest(folder=folder),
+        PageSummary,
+        log=settings.logs / f"report-{run_id}.log",
         deadline_s=DEADLINE_S,
         on_progress=say,
     )
@@ -126,16 +155,3 @@ def _sources(evidence: Sequence[Evidence]) -> list[FrameSource]:
         FrameSource(suite=suite, subjects=found, frames=frames)
         for (suite, frames), found in subjects.items()
     ]
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    for file in partial.iterdir():
-        sync_file(file)
-    sync_folder(partial)
-    replaced = folder.with_name(f"{folder.name}.replaced.partial")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        folder.rename(replaced)
-    partial.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)

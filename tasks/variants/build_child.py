@@ -1,4 +1,4 @@
-"""One build inside its child process: run Olive, collect what it made, read it back.
+"""Builds inside their child process: run Olive, collect what it made, read it back.
 
 Neither Olive's exit code nor its cache is trusted: a run that pruned its only pass ends well and
 writes nothing, and a truncated cache entry is delivered as it is (0.13.0, 2026-11). How the result
@@ -16,11 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import IngotError, ToolFailed, VariantUnusable
+from tasks.core.graph import MODEL_FILE, quantisation_of, read_graph, require_recipe
 from tasks.core.progress import report_progress
-from tasks.variants.build_records import BuildRequest, BuildResult
+from tasks.core.records import Checkpoint, Recipe
+from tasks.variants.build_records import (
+    REPORT_FILE,
+    BuildRequest,
+    BuildResult,
+    Failure,
+    FanOutReport,
+    FanOutRequest,
+    FanOutResult,
+    NotCovered,
+)
 from tasks.variants.genai_config import GENAI_CONFIG, settings_for, verify_genai_config
-from tasks.variants.graph import MODEL_FILE, quantisation_of, read_graph, require_recipe
-from tasks.variants.olive_config import olive_config, package_config
+from tasks.variants.olive_config import fan_out_config, olive_config, package_config
+from tasks.variants.recipes import builder_way, check_recipe, recipe_slug
+
+log = logging.getLogger(__name__)
 
 DATA_FILE = f"{MODEL_FILE}.data"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -42,36 +55,98 @@ _OPTIONAL = (
 def build(request: BuildRequest) -> BuildResult:
     """Build one variant into `model_folder`, flat, with nothing in it that names this machine.
 
+    The fast way where it covers the recipe, and the plain one where the pass finds that it does
+    not.
+
     Raises:
         ToolFailed: Olive or the builder failed.
         VariantUnusable: what they made is incomplete or is not what the recipe asked for.
+        RecipeRefused: left to the plain way, which is known not to build it.
     """
-    checkpoint, recipe = request.checkpoint, request.recipe
-    settings = settings_for(checkpoint)
-    output = request.work_folder / "output"
+    way, why_plain = builder_way(request.recipe)
+    if way == "plain":
+        return _build_alone(request, request.recipe, why_plain)
+    try:
+        return _build_alone(request, request.recipe, "")
+    except NotCovered as problem:
+        log.warning("building the plain way: %s", problem)
+        plain = request.recipe.model_copy(update={"builder": "plain"})
+        check_recipe(plain, request.checkpoint)
+        return _build_alone(request, plain, str(problem))
+
+
+def _build_alone(request: BuildRequest, recipe: Recipe, why_plain: str) -> BuildResult:
+    checkpoint, settings = request.checkpoint, settings_for(request.checkpoint)
+    work = request.work_folder / recipe_slug(recipe)
     report_progress("starting Olive")
     run_olive(
         olive_config(
             checkpoint.path,
             recipe,
-            output=output,
-            cache=request.work_folder / "cache",
+            output=work / "output",
+            cache=work / "cache",
             settings=settings,
         )
     )
+    return _take_over(work / "output", request.model_folder, checkpoint, recipe, why_plain)
+
+
+def build_together(request: FanOutRequest) -> FanOutResult:
+    """Build several variants from one reading of the weights; each as it would be alone.
+
+    A recipe that fails does not keep the others from being built.
+
+    Raises:
+        ToolFailed: Olive failed, or no recipe could be built.
+    """
+    written = request.work_folder / "models"
+    output = request.work_folder / "output"
+    report_progress("starting Olive")
+    run_olive(
+        fan_out_config(
+            request.checkpoint.path,
+            request.recipes,
+            models=written,
+            output=output,
+            cache=request.work_folder / "cache",
+            settings=settings_for(request.checkpoint),
+        )
+    )
+    report = FanOutReport.model_validate_json((output / REPORT_FILE).read_text(encoding="utf-8"))
+    built: dict[str, BuildResult] = {}
+    failures = dict(report.failures)
+    for recipe in request.recipes:
+        slug = recipe_slug(recipe)
+        if slug in failures:
+            continue
+        try:
+            source, target = written / slug, request.models / slug
+            built[slug] = _take_over(source, target, request.checkpoint, recipe, "")
+        except IngotError as problem:
+            failures[slug] = Failure(kind=type(problem).__name__, fields=problem.to_fields())
+    return FanOutResult(built=built, failures=failures)
+
+
+def _take_over(
+    output: Path, folder: Path, checkpoint: Checkpoint, recipe: Recipe, why_plain: str
+) -> BuildResult:
+    """Move what was built out of Olive's hands, and read back what it is."""
     report_progress("reading back what was built")
-    collect_model(output, request.model_folder)
-    require_one_template(request.model_folder)
-    graph = read_graph(request.model_folder)
+    collect_model(output, folder)
+    require_one_template(folder)
+    graph = read_graph(folder)
     require_recipe(graph, recipe)
-    facts = verify_genai_config(request.model_folder, checkpoint)
+    facts = verify_genai_config(folder, checkpoint)
+    settings = settings_for(checkpoint)
     relative = olive_config("CHECKPOINT", recipe, output="OUTPUT", cache="CACHE", settings=settings)
-    _write_json(request.model_folder / OLIVE_CONFIG, relative)
-    _write_json(request.model_folder / OLIVE_PACKAGE_CONFIG, package_config())
+    _write_json(folder / OLIVE_CONFIG, relative)
+    _write_json(folder / OLIVE_PACKAGE_CONFIG, package_config())
     return BuildResult(
         quantisation=quantisation_of(graph),
         context_length=facts.context_length,
         eos_token_ids=facts.eos_token_ids,
+        way="plain" if why_plain else "fast",
+        why_plain=why_plain,
     )
 
 

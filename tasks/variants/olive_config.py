@@ -1,9 +1,9 @@
-"""One build as an Olive workflow that a person can read, edit and run by hand.
+"""Builds as Olive workflows that a person can read, edit and run by hand.
 
     PYTHONPATH=<this repository> CI=1 olive run --config c.json --package-config p.json
 
 Writes dictionaries only; running them belongs to `build_child.py`, and what the pass does to
-`olive_pass.py`.
+`olive_pass.py` and `fast_pass.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from typing import Any
 from tasks.core.records import Recipe
 from tasks.variants.builder_options import builder_options
 from tasks.variants.genai_config import GenaiSettings, read_settings
+from tasks.variants.recipes import builder_way, recipe_slug
 from tasks.variants.toolchain import toolchain
 
-PASS_NAME = "GenAIBuilder"
-PASS_PATH = "tasks.variants.olive_pass.GenAIBuilder"
+PLAIN_PASS = "GenAIBuilder"
+FAST_PASS = "FastGenAIBuilder"
+_PASSES = {
+    PLAIN_PASS: "tasks.variants.olive_pass.GenAIBuilder",
+    FAST_PASS: "tasks.variants.fast_pass.FastGenAIBuilder",
+}
 
 
 def olive_config(
@@ -28,7 +33,7 @@ def olive_config(
     cache: Path | str,
     settings: GenaiSettings | None = None,
 ) -> dict[str, Any]:
-    """Describe one build as an Olive run configuration.
+    """Describe one build as an Olive run configuration, in the recipe's way.
 
     Args:
         checkpoint_path: Hugging Face folder. A local one: Olive asks the hub about a name.
@@ -41,8 +46,49 @@ def olive_config(
     Raises:
         RecipeRefused: the installed builder does not read one of the options.
     """
-    call = builder_options(recipe)
+    if builder_way(recipe)[0] == "fast":
+        step = _fast_step([recipe])
+    else:
+        call = builder_options(recipe)
+        step = {
+            "type": PLAIN_PASS,
+            "precision": call.precision,
+            "builder_ep": call.execution_provider,
+            "options": call.options,
+        }
     wanted = settings or read_settings(Path(checkpoint_path))
+    return _workflow(checkpoint_path, step, wanted, output, cache)
+
+
+def fan_out_config(
+    checkpoint_path: Path | str,
+    recipes: list[Recipe],
+    *,
+    models: Path | str,
+    output: Path | str,
+    cache: Path | str,
+    settings: GenaiSettings,
+) -> dict[str, Any]:
+    """Describe several fast builds as one Olive run; `models` gets a folder for each slug.
+
+    Olive copies its pass's output twice; what is written to a folder of its own it leaves there.
+    """
+    step = {**_fast_step(recipes), "folder": str(models)}
+    return _workflow(checkpoint_path, step, settings, output, cache)
+
+
+def _fast_step(recipes: list[Recipe]) -> dict[str, Any]:
+    calls = {recipe_slug(r): builder_options(r).model_dump(mode="json") for r in recipes}
+    return {"type": FAST_PASS, "variants": calls}
+
+
+def _workflow(
+    checkpoint_path: Path | str,
+    step: dict[str, Any],
+    settings: GenaiSettings,
+    output: Path | str,
+    cache: Path | str,
+) -> dict[str, Any]:
     return {
         "input_model": {"type": "HfModel", "model_path": str(checkpoint_path)},
         "systems": {
@@ -55,11 +101,8 @@ def olive_config(
         },
         "passes": {
             "builder": {
-                "type": PASS_NAME,
-                "precision": call.precision,
-                "builder_ep": call.execution_provider,
-                "options": call.options,
-                "genai_config": wanted.model_dump(mode="json"),
+                **step,
+                "genai_config": settings.model_dump(mode="json"),
                 "toolchain": toolchain(),
             }
         },
@@ -73,14 +116,15 @@ def olive_config(
 
 
 def package_config() -> dict[str, Any]:
-    """Tell Olive where our pass is; goes with `olive_config` as `--package-config`."""
+    """Tell Olive where our passes are; goes with a configuration as `--package-config`."""
     return {
         "passes": {
-            PASS_NAME: {
-                "module_path": PASS_PATH,
+            name: {
+                "module_path": path,
                 "supported_providers": ["*"],
                 "supported_accelerators": ["*"],
                 "supported_precisions": ["*"],
             }
+            for name, path in _PASSES.items()
         }
     }

@@ -16,18 +16,34 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import onnx
 from olive.hardware.accelerator import AcceleratorSpec
 from olive.model import HfModelHandler, ONNXModelHandler
 from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 
+from tasks.core.graph import MODEL_FILE
 from tasks.core.progress import report_progress
+from tasks.variants.builder_graph import BUILDER_VERSION
 from tasks.variants.builder_options import key_value_arguments, require_known_options
 from tasks.variants.genai_config import GenaiSettings, adjust_genai_config
-from tasks.variants.graph import MODEL_FILE
 from tasks.variants.tied_embedding import share_embedding
 
 log = logging.getLogger(__name__)
+
+
+def common_parameters() -> dict[str, PassConfigParam]:
+    """Give the parameters that both of our passes take."""
+    return {
+        "genai_config": PassConfigParam(
+            type_=dict[str, Any],
+            required=True,
+            description="context_length, eos_token_id and search of genai_config.json",
+        ),
+        "toolchain": PassConfigParam(
+            type_=str, default_value="", description="versions; only to enter the cache key"
+        ),
+    }
 
 
 class GenAIBuilder(Pass):  # type: ignore[misc]  # olive has no types
@@ -45,14 +61,7 @@ class GenAIBuilder(Pass):  # type: ignore[misc]  # olive has no types
             "options": PassConfigParam(
                 type_=dict[str, Any], default_value={}, description="builder extra options"
             ),
-            "genai_config": PassConfigParam(
-                type_=dict[str, Any],
-                required=True,
-                description="context_length, eos_token_id and search of genai_config.json",
-            ),
-            "toolchain": PassConfigParam(
-                type_=str, default_value="", description="versions; only to enter the cache key"
-            ),
+            **common_parameters(),
         }
 
     @staticmethod
@@ -73,9 +82,10 @@ class GenAIBuilder(Pass):  # type: ignore[misc]  # olive has no types
         _run_builder(model.model_name_or_path, folder, config)
         if share_embedding(folder):
             report_progress("the embedding now reads the language head's quantised rows")
+        _drop_repository_stamp(folder / MODEL_FILE)
         adjust_genai_config(folder, settings)
-        _drop_load_arguments(folder / "tokenizer_config.json")
-        return _as_olive_model(model, folder)
+        drop_load_arguments(folder / "tokenizer_config.json")
+        return as_olive_model(model, folder)
 
 
 def _run_builder(checkpoint: str, folder: Path, config: Any) -> None:
@@ -92,7 +102,13 @@ def _run_builder(checkpoint: str, folder: Path, config: Any) -> None:
         builder.create_model(*call, **options)
 
 
-def _drop_load_arguments(tokenizer_config: Path) -> None:
+def _drop_repository_stamp(file: Path) -> None:
+    model = onnx.load(str(file), load_external_data=False)
+    model.producer_version = BUILDER_VERSION
+    onnx.save(model, str(file))
+
+
+def drop_load_arguments(tokenizer_config: Path) -> None:
     """Take out how the tokenizer was loaded, which transformers 5.23 writes down with the rest.
 
     It differs with HF_HUB_OFFLINE and would give the same tokenizer another digest.
@@ -105,7 +121,8 @@ def _drop_load_arguments(tokenizer_config: Path) -> None:
     )
 
 
-def _as_olive_model(source: HfModelHandler, folder: Path) -> ONNXModelHandler:
+def as_olive_model(source: HfModelHandler, folder: Path) -> ONNXModelHandler:
+    """Describe a built folder to Olive, with all its files."""
     attributes = copy.deepcopy(source.model_attributes or {})
     weights = (MODEL_FILE, f"{MODEL_FILE}.data")
     attributes["additional_files"] = sorted(

@@ -14,10 +14,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.core.errors import RecipeRefused
-from tasks.core.records import SHIPPABLE, Checkpoint, Precision, Profile, Recipe
+from tasks.core.records import (
+    QUANTISED,
+    SHIPPABLE,
+    BuilderWay,
+    Checkpoint,
+    Precision,
+    Profile,
+    Recipe,
+)
 
 REFERENCE = Recipe(precision=Precision.FP32)
-QUANTISED = (Precision.INT4, Precision.INT8)
 
 # Mean KL divergence to FP32 on a trained 1 M model, and size of a 0.5 B one (2026-11): balanced
 # 0.022 and 318 MB, quality 0.0065 and 429 MB, small 0.037 and 272 MB. `quality` quantises by rtn
@@ -28,7 +35,7 @@ _PROFILES: dict[Profile, dict[str, Any]] = {
     Profile.SMALL: {"block_size": 128},
 }
 _INT4_ONLY = ("int8_head", "int8_layers")
-_FIELDS = tuple(name for name in Recipe.model_fields if name != "precision")
+_FIELDS = tuple(name for name in Recipe.model_fields if name not in ("precision", "builder"))
 _BLOCK_SIZES = typing.get_args(Recipe.model_fields["block_size"].annotation)
 
 
@@ -37,6 +44,7 @@ def plan_recipes(
     *,
     profile: Profile = Profile.BALANCED,
     overrides: Mapping[str, Any] | None = None,
+    builder: BuilderWay = "fast",
 ) -> list[Recipe]:
     """Choose one recipe for each precision, smallest first.
 
@@ -44,6 +52,7 @@ def plan_recipes(
         precisions: what to build; FP32 is not among them, it is built as the reference anyway.
         profile: INT4 defaults.
         overrides: recipe fields that replace defaults, for INT4 and INT8.
+        builder: which way to build them.
 
     Raises:
         RecipeRefused: no precision, FP32, or an override that is unknown, has a value that is not
@@ -58,9 +67,19 @@ def plan_recipes(
             next_step="leave fp32 out: it is the reference and is built for every release",
         )
     _require_applicable(changes, wanted)
-    return [
+    planned = [
         _plan_one(precision, profile, changes) for precision in SHIPPABLE if precision in wanted
     ]
+    return [recipe.model_copy(update={"builder": builder}) for recipe in planned]
+
+
+def builder_way(recipe: Recipe) -> tuple[BuilderWay, str]:
+    """Tell which way a recipe is built, and why where it is the plain one."""
+    if recipe.builder == "plain":
+        return "plain", "asked for"
+    if recipe.precision in QUANTISED and recipe.algorithm == "k_quant":
+        return "plain", "k_quant is ONNX Runtime's own search for scales"
+    return "fast", ""
 
 
 def _require_applicable(changes: Mapping[str, Any], wanted: set[Precision]) -> None:
@@ -107,8 +126,9 @@ def _refuse_value(problem: ValidationError) -> RecipeRefused:
 
 def recipe_slug(recipe: Recipe) -> str:
     """Give a short name for files and logs, such as `int4-b32-sym`; unique among valid recipes."""
+    way = "" if recipe.builder == "fast" else recipe.builder
     if recipe.precision not in QUANTISED:
-        return recipe.precision.value
+        return "-".join(part for part in (recipe.precision.value, way) if part)
     parts = [
         recipe.precision.value,
         f"b{recipe.block_size}",
@@ -117,6 +137,7 @@ def recipe_slug(recipe: Recipe) -> str:
         f"acc{recipe.accuracy_level}" if recipe.accuracy_level != REFERENCE.accuracy_level else "",
         "head8" if recipe.int8_head else "",
         "layers8" if recipe.int8_layers else "",
+        way,
     ]
     return "-".join(part for part in parts if part)
 
@@ -126,7 +147,8 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
     Every rule was met on the real builder (onnxruntime-genai 0.18.0, onnxruntime 1.31.0, 2026-11,
     all 5 block sizes, 3 algorithms, symmetric or not, tied or not, on a two-layer Qwen2). A block
-    longer than a row is not refused: it is padded, builds, loads and gives the right logits.
+    longer than a row is not refused: it is padded, builds, loads and gives the right logits. What
+    the plain way breaks in a tied embedding or cannot pack, the fast way does right.
 
     Raises:
         RecipeRefused: with what to choose instead.
@@ -138,13 +160,13 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
 def _refusals(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[RecipeRefused]:
     yield from _out_of_place(recipe)
     yield from _needless_symmetry(recipe)
-    if recipe.precision is Precision.INT4:
+    if recipe.precision is Precision.INT4 and builder_way(recipe)[0] == "plain":
         yield from _unloadable_when_tied(recipe, checkpoint)
         yield from _unpackable_zero_points(recipe, checkpoint)
 
 
 def _out_of_place(recipe: Recipe) -> Iterator[RecipeRefused]:
-    if recipe.precision not in QUANTISED and recipe != Recipe(precision=recipe.precision):
+    if recipe.precision not in QUANTISED and _changed_fields(recipe):
         yield RecipeRefused(
             f"{recipe.precision.value} takes no quantisation options",
             got=", ".join(_changed_fields(recipe)),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from prefect import task
 
-from tasks.core.budget import GIB, machine_memory
+from tasks.core.budget import GIB
 from tasks.core.progress import step
 from tasks.core.records import Checkpoint, Forecast, Recipe, Variant
+from tasks.core.reservations import reserve_memory
 from tasks.core.settings import Settings
 from tasks.core.task import Inputs, cached
 from tasks.variants import build
@@ -20,15 +24,27 @@ def _depends_on(inputs: Inputs) -> list[object]:
 
 
 @task(name="build variant", task_run_name="build {recipe.precision}", **cached(_depends_on))
-def build_variant(checkpoint: Checkpoint, recipe: Recipe, forecast: Forecast) -> Variant:
-    """Build one variant in a child process and publish it whole."""
+def build_variant(
+    checkpoint: Checkpoint, recipe: Recipe, forecast: Forecast, siblings: Sequence[Recipe] = ()
+) -> Variant:
+    """Build one variant, with those siblings that are still to be built, and publish it whole.
+
+    Memory is reserved by whoever builds, and to probe: a step that waits for another's build holds
+    none.
+    """
     limit = int(MEMORY_MARGIN * forecast.peak_rss_bytes) + GIB
     with step(f"build {recipe.precision}") as say:
-        say("waiting for memory")
-        with machine_memory().reserve(forecast.peak_rss_bytes):
-            variant = build.build_variant(
-                checkpoint, recipe, settings=Settings(), memory_limit_bytes=limit, say=say
-            )
+        label = f"build {recipe.precision} of {checkpoint.name}"
+        variant = build.build_variant(
+            checkpoint,
+            recipe,
+            settings=Settings(),
+            siblings=siblings,
+            forecast_bytes=forecast.peak_rss_bytes,
+            memory_limit_bytes=limit,
+            reserve=partial(reserve_memory, step=label, say=say),
+            say=say,
+        )
         say(
             f"{variant.size_bytes / 1e6:,.2f} MB, peak {variant.build_peak_rss_bytes / GIB:.1f} GiB"
         )

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tasks.variants.graph import MODEL_FILE
+from tasks.core.graph import MODEL_FILE
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from tasks.core.errors import ToolMissing
 
 # Counts up when our own pass gives other bytes for the same recipe.
-BUILD_REVISION = 1
+BUILD_REVISION = 2
 _TOOLS = ("olive-ai", "onnxruntime-genai", "onnxruntime", "onnx", "transformers", "torch")
 
 

@@ -22,12 +22,14 @@ from prefect import flow, task
 from prefect.locking.protocol import LockManager
 from prefect.settings import PREFECT_API_URL
 
+from flows.runners import prepare_cluster
 from tasks.core import errors
 from tasks.core.locks import KernelLocks
 from tasks.core.records import Measurement, Precision, Quantisation, Recipe, Variant
 from tasks.core.settings import Settings
+from tasks.core.shared_store import store_of
 from tasks.core.store import MANIFEST, Store
-from tasks.core.task import LOCKS, RETRIES, KernelLockManager, cached, key_of
+from tasks.core.task import LOCKS, RETRIES, KernelLockManager, cached, key_of, record_storage
 
 pytestmark = pytest.mark.flow
 
@@ -62,7 +64,7 @@ def build_thing(digest: str, diary: Path, gate: Path | None) -> Variant:
         stream.write(f"built by {os.getpid()}\n")
     while gate and not gate.exists():
         time.sleep(0.05)
-    store = Store(Settings().store)
+    store = store_of(Settings())
     with store.staging() as staged:
         (staged / "model.onnx").write_text(digest)
         return a_variant(digest, store.publish(staged))
@@ -70,7 +72,7 @@ def build_thing(digest: str, diary: Path, gate: Path | None) -> Variant:
 
 @flow(name="build")
 def build_flow(digest: str, diary: Path, gate: Path | None) -> tuple[str, Variant]:
-    here = build_thing.with_options(result_storage=Settings().records)
+    here = build_thing.with_options(result_storage=record_storage(Settings()))
     state = here(digest, diary, gate, return_state=True)
     return state.name, state.result()
 
@@ -252,6 +254,21 @@ def test_hollow_record_is_dropped_wherever_the_flow_keeps_its_results(
 
 
 @pytest.mark.usefixtures("server")
+def test_records_behind_a_url_are_found_by_another_machine_dropped_and_made_again(
+    diary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("INGOT_SHARED", f"memory://{tmp_path.name}")
+    prepare_cluster(Settings())
+    _, variant = build(diary)
+    monkeypatch.setenv("INGOT_HOME", str(tmp_path / "another machine"))
+    assert build(diary) == ("Cached", variant)
+    store_of(Settings()).discard(variant.digest)
+    assert build(diary) == ("Completed", variant)
+    assert build(diary) == ("Cached", variant)
+    assert len(lines(diary)) == 2
+
+
+@pytest.mark.usefixtures("server")
 def test_hollow_record_that_another_process_drops_first_does_no_harm(
     diary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,7 +367,7 @@ def test_threads_at_once_build_once(diary: Path, tmp_path: Path, server: dict[st
     time.sleep(1)
     gate.touch()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert sorted(names) == ["Cached", "Cached", "Completed"]
     assert len(lines(diary)) == 1
 

@@ -6,11 +6,9 @@ The steps are hand-written fakes; each is held against the real thing in tests/r
 from __future__ import annotations
 
 import errno
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,156 +24,17 @@ from tasks.core.errors import (
     ToolFailed,
     VariantUnusable,
 )
-from tasks.core.records import (
-    Checkpoint,
-    Environment,
-    Evidence,
-    Measurement,
-    Precision,
-    Quantisation,
-    Question,
-    Recipe,
-    Registration,
-    Release,
-    Variant,
-)
+from tasks.core.records import Checkpoint, Precision, Release
 from tasks.core.settings import Settings
 from tasks.core.store import Store
-from tasks.environment import check
-from tasks.examine import reference as references
-from tasks.examine import speed as speeds
-from tasks.examine import variant as examinations
-from tasks.examine.speed import SpeedEvidence
-from tasks.examine.task import examine_reference, examine_variant, measure_speed
-from tasks.foundry import register, stage
-from tasks.foundry.task import stage_variant
-from tasks.judge.policy import load_policy
-from tasks.variants import build
-from tasks.variants.task import build_variant
+from tests.release_workshop import SIZES, Workshop, opened_workshop
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect_server", "ingot_home")]
-
-CACHED = [build_variant, examine_reference, examine_variant, measure_speed, stage_variant]
-SIZES = {Precision.INT4: 40, Precision.INT8: 60, Precision.FP16: 90, Precision.FP32: 200}
-
-
-@dataclass
-class Workshop:
-    """Fakes of every step that needs a tool, with a fault to plant and a count of the calls."""
-
-    faults: dict[str, list[Exception]] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
-    bad: dict[Precision, str] = field(default_factory=dict)
-    unmeasured: str | None = None
-
-    def fail(self, step: str, *problems: Exception) -> None:
-        self.faults[step] = list(problems)
-
-    def _enter(self, step: str) -> None:
-        self.calls[step] += 1
-        if self.faults.get(step):
-            raise self.faults[step].pop(0)
-
-    def build(self, checkpoint: Checkpoint, recipe: Recipe, **_: Any) -> Variant:
-        self._enter(f"build {recipe.precision}")
-        store = Store(Settings().store)
-        with store.staging() as folder:
-            (folder / "model.onnx").write_text(f"{checkpoint.digest} {recipe.precision}")
-            digest = store.publish(folder)
-        return Variant(
-            checkpoint_digest=checkpoint.digest,
-            recipe=recipe,
-            digest=digest,
-            toolchain="fake",
-            size_bytes=SIZES[recipe.precision],
-            quantisation=Quantisation(bits={}, block_sizes={}, symmetric=True, embedding_bits=32),
-            context_length=128,
-            eos_token_ids=[1],
-            build_seconds=1.0,
-            build_cpu_s=1.0,
-            build_peak_rss_bytes=1,
-        )
-
-    def reference(self, checkpoint: Checkpoint, reference: Variant, *_: Any, **__: Any) -> Evidence:
-        self._enter("examine reference")
-        return Evidence(suite="reference", subject=reference.digest, metrics={})
-
-    def variant(self, *arguments: Any, **_: Any) -> Evidence:
-        variant: Variant = arguments[3]
-        self._enter(f"examine {variant.precision}")
-        return Evidence(suite="variant", subject=variant.digest, metrics=self._metrics(variant))
-
-    def speed(self, variants: list[Variant], **_: Any) -> SpeedEvidence:
-        self._enter("measure speed")
-        evidence = [Evidence(suite="speed", subject=v.digest, metrics={}) for v in variants]
-        return SpeedEvidence(evidence=evidence)
-
-    def stage(self, checkpoint: Checkpoint, variant: Variant, *_: Any, **__: Any) -> Evidence:
-        self._enter(f"stage {variant.precision}")
-        return Evidence(suite="foundry", subject=variant.digest, metrics={})
-
-    def register(self, name: str, variant: Variant, question: Question, **_: Any) -> Registration:
-        self._enter("register champion")
-        return Registration(
-            model_id=f"{name}-{variant.precision}-cpu:1",
-            variant=variant.digest,
-            path=Path("somewhere"),
-            created=True,
-            question=question.messages[-1].content,
-            answer="{}",
-            right=True,
-        )
-
-    def _metrics(self, variant: Variant) -> dict[str, Measurement]:
-        """Measure everything well within the default limits, except what is planted."""
-        found = {"decode.kld_mean": Measurement(value=0.0)}
-        for gate in load_policy(None).gates:
-            limit = gate.limit_for(variant.precision, 1)
-            inside = limit - abs(limit) if gate.operator == "<=" else limit + abs(limit)
-            found[gate.metric] = Measurement(value=inside)
-        if broken := self.bad.get(variant.precision):
-            gate = next(g for g in load_policy(None).gates if g.metric == broken)
-            limit = gate.limit_for(variant.precision, 1)
-            found[broken] = Measurement(value=limit + (9 if gate.operator == "<=" else -9))
-        if self.unmeasured:
-            found[self.unmeasured] = Measurement(value=None, method="planted")
-        return found
 
 
 @pytest.fixture
 def workshop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    shop = Workshop()
-    monkeypatch.setattr(check, "check_environment", lambda *_, **__: healthy_environment())
-    monkeypatch.setattr(build, "build_variant", shop.build)
-    monkeypatch.setattr(references, "examine_reference", shop.reference)
-    monkeypatch.setattr(examinations, "examine_variant", shop.variant)
-    monkeypatch.setattr(speeds, "measure_speed", shop.speed)
-    monkeypatch.setattr(stage, "examine_in_staging", shop.stage)
-    monkeypatch.setattr(register, "register_champion", shop.register)
-    for cached in CACHED:  # the storage was read from the settings when the task was defined
-        monkeypatch.setattr(cached, "result_storage", Settings().records)
-        monkeypatch.setattr(cached, "retry_delay_seconds", 0)
-    return shop
-
-
-def healthy_environment() -> Environment:
-    return Environment(
-        python="3.11",
-        platform="test",
-        cpu_model="test",
-        cpu_features=["AVX2"],
-        logical_cores=2,
-        physical_cores=2,
-        ram_total_bytes=64 * 1024**3,
-        ram_available_bytes=64 * 1024**3,
-        disk_free_bytes=640 * 1024**3,
-        packages=[],
-        foundry_version="2.2.1",
-        foundry_detail="",
-        machine_class=hashlib.sha256(b"test").hexdigest(),
-        problems=[],
-        warnings=[],
-    )
+    return opened_workshop(monkeypatch)
 
 
 @pytest.fixture
@@ -261,6 +120,52 @@ def test_killed_child_is_tried_again(workshop: Workshop, run: Any) -> None:
     name, _ = run()
     assert name == "Completed"
     assert workshop.calls["build int4"] == 2
+
+
+def test_variant_undecided_on_questions_is_asked_more_of_them_once(
+    workshop: Workshop, run: Any
+) -> None:
+    workshop.wide = {Precision.INT4: 1}
+    _, outcome = run()
+    assert outcome.registration.model_id == "demo-int4-cpu:1"
+    assert workshop.calls["examine int4"] == 2
+    assert workshop.calls["examine int8"] == 1
+    assert sorted(workshop.asked) == [500, 500, 500, 1000]
+
+
+def test_variant_undecided_after_the_second_look_does_not_ship(
+    workshop: Workshop, run: Any
+) -> None:
+    workshop.wide = {Precision.INT4: 9}
+    _, outcome = run()
+    assert outcome.registration.model_id == "demo-int8-cpu:1"
+    assert workshop.calls["examine int4"] == 2
+
+
+def test_second_look_that_cannot_be_made_leaves_what_the_first_decided(
+    workshop: Workshop, run: Any
+) -> None:
+    workshop.wide = {Precision.INT4: 9}
+    workshop.reference_fault_after = 1
+    name, outcome = run()
+    assert name == "Partial"
+    assert outcome.registration.model_id == "demo-int8-cpu:1"
+    assert "second look" in outcome.failures
+
+
+def test_profile_with_one_look_looks_once(workshop: Workshop, run: Any) -> None:
+    workshop.wide = {Precision.INT4: 1}
+    _, outcome = run(examination="smoke")
+    assert outcome.registration.model_id == "demo-int8-cpu:1"
+    assert workshop.calls["examine int4"] == 1
+
+
+def test_variants_that_cannot_be_tuned_are_examined_as_built(workshop: Workshop, run: Any) -> None:
+    workshop.fail("tune variants", VariantUnusable("does not load"))
+    name, outcome = run()
+    assert name == "Partial"
+    assert outcome.failures == {"tuning": "does not load."}
+    assert outcome.registration.model_id == "demo-int4-cpu:1"
 
 
 def test_gate_is_never_asked_twice(workshop: Workshop, run: Any) -> None:

@@ -1,6 +1,6 @@
 """One release with everything a report can show: a champion, a refused variant, a failed one.
 
-Judged by the real judge over the default policy; only the measurements are made up.
+Judged by the real judge over gates of the default policy; only the measurements are made up.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.core.records import (
+    SHIPPABLE,
     Checkpoint,
     Digest,
     Environment,
@@ -24,7 +25,7 @@ from tasks.core.records import (
     Variant,
 )
 from tasks.judge.judge import judge_variants
-from tasks.judge.policy import load_policy, policy_digest
+from tasks.judge.policy import Policy, load_policy
 from tasks.report.metrics_json import Dossier, StepTiming
 
 INT4, INT8, FP16 = "4" * 64, "8" * 64, "f" * 64
@@ -66,7 +67,22 @@ def variant(digest: Digest, precision: Precision, size_bytes: int, **recipe: obj
 
 
 def healthy_metrics() -> dict[str, Measurement]:
-    """Give measurements that pass every gate of the default policy, at any precision."""
+    """Give measurements that pass every gate of the default policy, at any precision.
+
+    What is not listed here lies on its limit, so that a new gate needs no new line.
+    """
+    gates = [gate for gate in load_policy().enabled_gates if gate.limit]
+    strictest = {
+        gate.metric: (min if gate.operator == "<=" else max)(
+            gate.limit_for(precision, PARAMETERS) for precision in SHIPPABLE
+        )
+        for gate in gates
+    }
+    return {name: exact(limit) for name, limit in strictest.items()} | usual_metrics()
+
+
+def usual_metrics() -> dict[str, Measurement]:
+    """Give measurements of a sound variant."""
     answers = {
         "answers.right": between(0.99, 0.975, 0.996),
         "answers.right_reference": between(0.995, 0.982, 0.999),
@@ -105,6 +121,13 @@ def healthy_metrics() -> dict[str, Measurement]:
         "speed.decode_tokens_per_s": between(812.0, 790.5, 830.25, 24, "interleaved rounds"),
         "speed.aa_ratio": between(1.01, 0.97, 1.04, 24, "interleaved rounds"),
         "memory.peak_rss_bytes": exact(96.5 * 1024**2, "B", 3, PEAK),
+        "soak.anon_growth_bytes": Measurement(
+            value=122.0, ci95=(0.0, 146.0), n=1000, unit="B", method="Theil-Sen slope"
+        ),
+        "guided.invalid": Measurement(
+            value=None, n=0, method="no question asks for a schema", applies=False
+        ),
+        "edge.failed": exact(0, n=31, method="cases"),
     }
 
 
@@ -161,16 +184,28 @@ def sample_metrics() -> dict[str, dict[str, Measurement]]:
     damaged = {
         "answers.flip_rate": between(0.16, 0.13, 0.19),
         "answers.delta": between(-0.02, -0.041, 0.001),
+        "fidelity.kld_mean": between(0.022, 0.018, 0.027, 9_120, "P to Q, float64, bootstrap"),
         "size.ratio_to_source": exact(0.44, n=1, method="bytes on disk"),
     }
     unmeasured = {
         "speed.decode_tokens_per_s": Measurement(value=None, method="the machine was too busy"),
         "size.ratio_to_source": exact(0.56, n=1, method="bytes on disk"),
+        "speed.ttft_ratio": between(1.21, 1.17, 1.28, 24, "ttft_s of int8 over int4"),
+        "speed.decode_time_ratio": between(1.1, 1.02, 1.17, 24, "decode_s of int8 over int4"),
+        "speed.cpu_ratio": between(1.16, 1.09, 1.21, 24, "cpu_s of int8 over int4"),
     }
     return {
-        INT4: healthy_metrics() | damaged,
-        INT8: healthy_metrics() | unmeasured,
+        INT4: usual_metrics() | damaged,
+        INT8: usual_metrics() | unmeasured,
     }
+
+
+def sample_policy() -> Policy:
+    """Give the gates of the default policy that the sample has measurements for."""
+    policy = load_policy()
+    known = usual_metrics()
+    gates = [gate for gate in policy.enabled_gates if gate.metric in known and gate.limit]
+    return policy.model_copy(update={"gates": gates})
 
 
 def sample_release() -> Release:
@@ -190,7 +225,7 @@ def sample_release() -> Release:
         questions=QuestionFile(path=Path("/data/questions.jsonl"), digest="9" * 64, count=1712),
         metrics=sample_metrics(),
         judgement=judge_variants(
-            variants, sample_metrics(), load_policy(), parameters=PARAMETERS, failures=failures
+            variants, sample_metrics(), sample_policy(), parameters=PARAMETERS, failures=failures
         ),
         registration=Registration(
             model_id="demo-int8-cpu:2",
@@ -201,7 +236,7 @@ def sample_release() -> Release:
             answer='{"intent":"light_on","room":"kitchen","time":"19:00"}',
             right=True,
         ),
-        report=Path("/home/user/ingot/runs/20261122T120000Z-demo-1a2b3c4d/report.md"),
+        report=Path("/home/user/ingot/runs/20261122T120000Z-demo-1a2b3c4d/report.html"),
         seconds=201.26,
         cached=["build int8"],
     )
@@ -224,7 +259,7 @@ def sample_dossier() -> Dossier:
         ],
         written_at=datetime(2026, 11, 22, 12, 3, tzinfo=UTC),
         index=Path("/home/user/ingot/foundry"),
-        frames={"answers": 800, "kld": 18_240, "metrics": 60},
+        frames={"outputs": 800, "kld": 18_240, "metrics": 60},
         frames_missing=["kld of 888888888888: object 123456789abc"],
-        policy_digest=policy_digest(load_policy()),
+        policy_digest="e" * 64,
     )

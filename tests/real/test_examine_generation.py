@@ -13,7 +13,7 @@ import torch
 
 from tasks.core.errors import VariantUnusable
 from tasks.core.records import Message
-from tasks.examine.generation import CHUNK_TOKENS, Engine
+from tasks.examine.generation import CHUNK_TOKENS, Engine, Guidance
 from tasks.examine.hugging_face import CheckpointTokenizer, hugging_face_logits
 from tests.examine_subjects import build_folders, changed_copy, edit_json
 from tests.tiny_models import write_tiny_checkpoint
@@ -145,6 +145,31 @@ def test_end_of_sequence_is_the_last_token_and_not_in_the_text(
     found = Engine(changed_copy(folders["fp32"], tmp_path / "ends", end_there)).complete(prompt, 10)
     assert found.stopped
     assert found.tokens == said[: said.index(end) + 1]
+
+
+def test_constrained_answer_leaves_no_trace_in_the_next_one(engine: Engine) -> None:
+    prompt = SEQUENCE[:20]
+    free = engine.complete(prompt, 30)
+    bound = engine.complete(prompt, 30, guidance=Guidance("regex", "[a-z]{5}"))
+    assert bound.stopped
+    assert engine.decode(bound.tokens).isalpha()
+    assert len(engine.decode(bound.tokens)) == 5
+    assert engine.complete(prompt, 30) == free
+    assert engine.complete(prompt, 30, guidance=Guidance("regex", "[a-z]{5}")) == bound
+
+
+def test_constraint_is_checked_without_an_answer(engine: Engine) -> None:
+    assert engine.guidance_problem(Guidance("regex", "[a-z]{5}")) is None
+    assert engine.guidance_problem(Guidance("json_schema", '{"type": "integer"}')) is None
+    for wrong in (Guidance("regex", "(?=a)b"), Guidance("json_schema", '{"type": "number')):
+        assert "Error creating grammar" in (engine.guidance_problem(wrong) or "")
+        with pytest.raises(VariantUnusable, match="Error creating grammar"):
+            engine.complete(SEQUENCE[:20], 5, guidance=wrong)
+
+
+def test_empty_prompt_is_refused_in_the_engines_words(engine: Engine) -> None:
+    with pytest.raises(VariantUnusable, match="no prior state"):
+        engine.complete([], 5)
 
 
 def test_render_and_encode_are_transformers(engine: Engine, checkpoint: Path) -> None:

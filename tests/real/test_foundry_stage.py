@@ -15,7 +15,7 @@ from tasks.core.store import Store
 from tasks.foundry import stage_child
 from tasks.foundry.greedy import GreedyModel
 from tasks.foundry.runtime import LoadedModel
-from tasks.foundry.stage import StageRequest, examine_in_staging
+from tasks.foundry.stage import Staged, StageRequest, examine_in_staging
 from tests.foundry_variants import (
     checkpoint_record,
     publish,
@@ -38,11 +38,11 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home")
 
 
-def values(evidence: Evidence) -> dict[str, float | None]:
-    return {name.removeprefix("foundry."): found.value for name, found in evidence.metrics.items()}
+def values(found: Evidence | Staged) -> dict[str, float | None]:
+    return {name.removeprefix("foundry."): each.value for name, each in found.metrics.items()}
 
 
-def examined_here(tmp_path: Path, questions: list[Question]) -> Evidence:
+def examined_here(tmp_path: Path, questions: list[Question]) -> Staged:
     """Examine the tiny folder in this process, where a fault can be planted in the examination."""
     index = tmp_path / "index"
     index.mkdir()
@@ -61,13 +61,28 @@ def test_healthy_variant_differs_nowhere_and_leaves_nothing_behind(settings: Set
     variant = publish(settings)
     said: list[str] = []
     evidence = examine_in_staging(
-        checkpoint_record(tiny_checkpoint()), variant, QUESTIONS, settings=settings, say=said.append
+        checkpoint_record(tiny_checkpoint()),
+        variant,
+        QUESTIONS,
+        load_cycles=4,
+        settings=settings,
+        say=said.append,
     )
-    assert set(values(evidence).values()) == {0.0}
+    found = values(evidence)
+    growth = evidence.metrics["foundry.reload_growth_bytes"]
+    assert found.pop("reload_growth_bytes") == growth.value
+    assert set(found.values()) == {0.0}, evidence.notes
+    assert (growth.n, growth.unit, growth.ci95 is not None) == (4, "B", True)
     assert evidence.metrics["foundry.token_mismatches"].n > len(QUESTIONS)
     assert evidence.metrics["foundry.session_mismatches"].n == len(QUESTIONS)
+    assert evidence.metrics["foundry.edge_failures"].n > 60
     assert evidence.subject == variant.digest
     assert said
+    frames = Store(settings.store).path(evidence.frames or "")
+    assert sorted(file.name for file in frames.glob("*.parquet")) == [
+        "foundry_cycles.parquet",
+        "foundry_edge.parquet",
+    ]
     assert list(settings.foundry_staging.iterdir()) == []
     assert Store(settings.store).is_intact(variant.digest, deep=True)
     assert not settings.foundry.exists()
@@ -111,6 +126,8 @@ def test_key_that_the_runtime_does_not_know_is_recorded_as_a_failed_load(
     evidence = broken_evidence(settings, "genai_config.json", json.dumps(config))
     assert set(values(evidence).values()) == {None}
     assert "Unknown value" in evidence.notes[0]
+    assert "Unknown value" in evidence.metrics["foundry.edge_failures"].method
+    assert evidence.frames is None
 
 
 def test_graph_that_cannot_answer_is_evidence_and_no_fault_of_the_service(
@@ -124,6 +141,8 @@ def test_graph_that_cannot_answer_is_evidence_and_no_fault_of_the_service(
         "session_mismatches": None,
         "stream_mismatches": None,
         "http_mismatches": None,
+        "edge_failures": None,
+        "reload_growth_bytes": None,
     }
     assert "invalid dimensions" in evidence.metrics["foundry.http_mismatches"].method
 

@@ -128,7 +128,7 @@ def poison(weights: Path, name: str) -> None:
 
 
 def test_refused_recipe_starts_nothing(checkpoint: Checkpoint, settings: Settings) -> None:
-    recipe = Recipe(precision=Precision.INT4, is_symmetric=False)
+    recipe = Recipe(precision=Precision.INT4, is_symmetric=False, builder="plain")
     with pytest.raises(RecipeRefused):
         build_variant(checkpoint, recipe, settings=settings)
     assert not settings.logs.exists()

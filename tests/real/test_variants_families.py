@@ -13,10 +13,10 @@ import pytest
 
 from tasks.core.child import run_child
 from tasks.core.errors import IngotError, VariantUnusable
+from tasks.core.graph import read_graph, require_recipe
 from tasks.core.records import Precision, Profile, Recipe, Record
 from tasks.variants.build_child import build, collect_model, run_olive
 from tasks.variants.build_records import BuildRequest, BuildResult, ProbeRequest, ProbeResult
-from tasks.variants.graph import read_graph, require_recipe
 from tasks.variants.olive_config import olive_config
 from tasks.variants.recipes import REFERENCE, check_recipe, plan_recipes
 from tests.tiny_models import checkpoint_record, logits_of, write_tiny_checkpoint
@@ -135,8 +135,9 @@ def batch(root: Path, checkpoints: dict[str, Path]) -> BatchResult:
 
 def faulty_configurations(root: Path, checkpoint: Path) -> dict[str, dict[str, Any]]:
     def configuration(name: str, recipe: Recipe, **changes: Any) -> dict[str, Any]:
+        plain = recipe.model_copy(update={"builder": "plain"})
         config = olive_config(
-            checkpoint, recipe, output=root / "raw" / name, cache=root / "raw" / f"{name}-cache"
+            checkpoint, plain, output=root / "raw" / name, cache=root / "raw" / f"{name}-cache"
         )
         config["passes"]["builder"].update(changes)
         return config

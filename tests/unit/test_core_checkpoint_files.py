@@ -9,7 +9,7 @@ import pytest
 
 from tasks.checkpoint.admit import admit_checkpoint
 from tasks.core.checkpoint_files import checkpoint_digest, require_unchanged
-from tasks.core.errors import ResourceBusy
+from tasks.core.errors import CheckpointRefused
 from tasks.core.records import Checkpoint
 from tests.sample_checkpoint import write_sample_checkpoint, write_sharded_checkpoint
 
@@ -49,18 +49,18 @@ def test_overwritten_weights_are_named(checkpoint: Checkpoint) -> None:
     content[-1] ^= 1
     weights.write_bytes(content)
     os.utime(weights, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # size and time tell nothing
-    with pytest.raises(ResourceBusy, match="changed while it was built") as caught:
+    with pytest.raises(CheckpointRefused, match="changed while it was in use") as caught:
         require_unchanged(checkpoint)
     assert caught.value.got == "model.safetensors was written last"
 
 
 def test_file_that_went_is_named(checkpoint: Checkpoint) -> None:
     (checkpoint.path / "model.safetensors").unlink()
-    with pytest.raises(ResourceBusy, match=r"model\.safetensors"):
+    with pytest.raises(CheckpointRefused, match=r"model\.safetensors"):
         require_unchanged(checkpoint)
 
 
 def test_file_that_came_is_a_change(checkpoint: Checkpoint) -> None:
     (checkpoint.path / "added_tokens.json").write_text("{}")
-    with pytest.raises(ResourceBusy, match=r"added_tokens\.json was written last"):
+    with pytest.raises(CheckpointRefused, match=r"added_tokens\.json was written last"):
         require_unchanged(checkpoint)

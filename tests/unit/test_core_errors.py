@@ -16,6 +16,7 @@ from tasks.core.errors import (
     ToolFailed,
     TransientFault,
     error_from_fields,
+    named,
 )
 
 BRANCH = re.compile(r"^    (?P<indent>(?:│   |    )*)(?:├── |└── )(?P<name>\w+)")
@@ -98,3 +99,9 @@ def test_message_says_what_was_expected_what_came_and_what_to_do() -> None:
 @pytest.mark.parametrize("message", ["no weights", "no weights."])
 def test_message_without_parts_stands_alone_as_a_sentence(message: str) -> None:
     assert str(InputError(message)) == "no weights."
+
+
+def test_race_of_the_interpreter_may_heal() -> None:
+    problem = SystemError("AST constructor recursion depth mismatch (before=102, after=37)")
+    assert type(named(problem)) is TransientFault
+    assert type(named(SystemError("bad argument"))) is ToolFailed

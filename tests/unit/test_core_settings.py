@@ -52,7 +52,12 @@ def test_looking_at_settings_makes_no_folder(
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize("workers", ["0", "-1", "many", ""])
+def test_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INGOT_WORKERS", "")
+    assert Settings().workers == 3
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "many"])
 def test_number_of_workers_must_make_sense(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INGOT_WORKERS", workers)
     with pytest.raises(ValidationError, match="workers"):

@@ -140,7 +140,7 @@ def test_smaller_model_meets_the_measured_size_and_memory(
 ) -> None:
     for source_bytes, measured_mib in ((2, bfloat16_mib), (4, float32_mib)):
         checkpoint = hundred_million(source_bytes)
-        recipe = Recipe(precision=precision)
+        recipe = Recipe(precision=precision, builder="plain")
         size = variant_size_bytes(checkpoint, recipe)
         assert size == pytest.approx(measured_mb * MB, rel=0.005)
         peak_mib = forecast_build(checkpoint, recipe).peak_rss_bytes / 1024**2
@@ -161,8 +161,22 @@ def test_smaller_model_meets_the_measured_size_and_memory(
 def test_memory_is_forecast_above_the_measured_peak_but_not_by_far(
     recipe: Recipe, measured_gb: float
 ) -> None:
-    peak = forecast_build(half_billion(), recipe).peak_rss_bytes
+    plain = recipe.model_copy(update={"builder": "plain"})
+    peak = forecast_build(half_billion(), plain).peak_rss_bytes
     assert measured_gb * 1e9 <= peak <= measured_gb * 1e9 + 0.8e9
+
+
+@pytest.mark.parametrize("recipe", [Recipe(precision=INT4), Recipe(precision=FP16)])
+def test_fast_way_needs_no_more_than_the_checkpoint_and_0_6_gib(recipe: Recipe) -> None:
+    """Three variants of it together took 875 MiB."""
+    checkpoint = half_billion()
+    peak = forecast_build(checkpoint, recipe).peak_rss_bytes
+    assert 875 * 1024**2 <= peak <= checkpoint.source_bytes + 0.6 * GIB
+
+
+def test_untied_checkpoint_has_two_tables_to_read() -> None:
+    tied, untied = (forecast_build(half_billion(tied=t), Recipe(precision=INT4)) for t in (1, 0))
+    assert untied.peak_rss_bytes > tied.peak_rss_bytes
 
 
 def test_disk_holds_the_cache_and_the_output() -> None:
@@ -172,7 +186,7 @@ def test_disk_holds_the_cache_and_the_output() -> None:
 
 
 def test_time_grows_with_the_parameters() -> None:
-    small, recipe = half_billion(), Recipe(precision=INT4)
+    small, recipe = half_billion(), Recipe(precision=INT4, builder="plain")
     large = small.model_copy(update={"parameters": 10 * small.parameters})
     assert 15 < forecast_build(small, recipe).seconds < 40
     assert forecast_build(large, recipe).seconds > 5 * forecast_build(small, recipe).seconds

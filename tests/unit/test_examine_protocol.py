@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks.core.records import Expectation, Message, Question
+from tasks.core.records import ExaminationProfile, Expectation, Message, Question
 from tasks.examine.protocol import Protocol, TimingPlan, ideal_text, sample_questions
 
 ASKED = [
@@ -41,8 +41,8 @@ def test_sample_does_not_depend_on_the_order_of_the_file() -> None:
 
 
 def test_answer_limit_follows_the_ideal_answer() -> None:
-    protocol = Protocol.standard()
-    assert protocol.answer_limit(20) == 56
+    protocol = Protocol.of(ExaminationProfile.STANDARD)
+    assert protocol.answer_limit(20) == 104
     assert protocol.answer_limit(None) == 128
 
 
@@ -71,5 +71,5 @@ def test_plan_that_can_give_no_interval_is_refused() -> None:
 
 
 def test_protocol_survives_json() -> None:
-    protocol = Protocol.standard()
+    protocol = Protocol.of(ExaminationProfile.STANDARD)
     assert Protocol.model_validate_json(protocol.model_dump_json()) == protocol

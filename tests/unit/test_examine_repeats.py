@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tasks.core.records import ExaminationProfile
 from tasks.examine.decode import _repeats
 from tasks.examine.protocol import Protocol
 from tasks.examine.sequences import Forced
@@ -27,7 +28,9 @@ class Teller:
 
 
 def repeats(engine: Teller) -> tuple[dict[str, float | None], list[str]]:
-    metrics, notes = _repeats(engine, [FIRST, SECOND], Protocol.standard(), lambda _: None)
+    metrics, notes = _repeats(
+        engine, [FIRST, SECOND], Protocol.of(ExaminationProfile.STANDARD), lambda _: None
+    )
     return {name: found.value for name, found in metrics.items()}, notes
 
 

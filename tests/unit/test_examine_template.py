@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tasks.core.errors import VariantUnusable
-from tasks.core.records import Message
+from tasks.core.records import GateVerdict, Message, Precision
 from tasks.examine.template import (
     CONVERSATIONS,
     TemplateRefusal,
@@ -17,6 +17,8 @@ from tasks.examine.template import (
     examine_template,
     normalisation_notes,
 )
+from tasks.judge.judge import judge_gate
+from tests.judged import POLICY
 
 END = 3
 
@@ -75,8 +77,24 @@ def test_both_refusing_a_system_turn_is_equal_one_refusing_is_not() -> None:
     both = compare(CONVERSATIONS, Chat(refuses="system"), Engine(refuses="system"))
     one = compare(CONVERSATIONS, Chat(), Engine(refuses="system"))
     assert both.text_mismatches == both.token_mismatches == 0
+    with_system = sum(any(m.role == "system" for m in each.messages) for each in CONVERSATIONS)
+    assert both.conversations == both.rendered == len(CONVERSATIONS) - with_system
+    assert (one.conversations, one.rendered) == (both.conversations, len(CONVERSATIONS))
     assert one.text_mismatches == one.token_mismatches == 3
     assert "refuses it" in one.notes[0]
+
+
+def test_where_both_refuse_everything_nothing_was_compared_and_parity_fails() -> None:
+    metrics, _ = examine_template(
+        Chat(refuses="user"), Engine(refuses="user"), [], end_of_turn=END, eos_token_ids=[END]
+    )
+    gates = [gate for gate in POLICY.gates if gate.metric.startswith("template.")]
+    held = {
+        gate.name: judge_gate(gate, metrics[gate.metric], gate.limit[Precision.INT4]).verdict
+        for gate in gates
+    }
+    failing = {"template_conversations", "template_text", "template_tokens"}
+    assert {name for name, verdict in held.items() if verdict is GateVerdict.FAIL} == failing
 
 
 def test_same_text_with_other_tokens_is_a_token_mismatch() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.examine import timing_worker
+from tasks.examine.speed import worker
 
 
 class Clock:
@@ -40,7 +40,7 @@ class Genai:
         return self
 
     def set_search_options(self, **options: Any) -> None:
-        assert options["min_length"] == options["max_length"]
+        self.options = options
 
     def append_tokens(self, tokens: list[int]) -> None:
         self._clock.now += 100
@@ -56,34 +56,65 @@ class Genai:
     def decode(self, token: int) -> str:
         return "x"
 
+    def encode(self, text: str) -> list[int]:
+        self._clock.now += 1000
+        return [7]
 
-def test_cpu_seconds_and_seconds_end_and_begin_at_the_first_token(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     clock = Clock()
-    monkeypatch.setattr(timing_worker, "time", clock)
-    engine: Any = Genai(clock)
-    found = timing_worker._run(engine, None, engine, [1, 2, 3], 5)
+    monkeypatch.setattr(worker, "time", clock)
+    return Genai(clock)
+
+
+def test_cpu_seconds_and_seconds_end_and_begin_at_the_first_token(engine: Any) -> None:
+    found = worker._run(engine, None, engine, [1, 2, 3], 5)
     assert (found["ttft_s"], found["decode_s"], found["e2e_s"]) == (101, 4 * 11, 101 + 4 * 11)
     assert (found["cpu_ttft_s"], found["cpu_decode_s"]) == (202, 2 * 4 * 11)
+    assert (found["prefill_s"], found["cpu_prefill_s"]) == (100, 200)
+    assert found["itl"] == [11, 11, 11, 11]
+
+
+def test_reading_text_is_timed_apart_from_the_model(engine: Any) -> None:
+    found = worker._run(engine, None, engine, [1, 2, 3], 5)
+    assert found["tokenize_s"] == 1000
+    assert found["e2e_s"] < 1000
+
+
+def test_cache_has_just_the_room_of_the_run_unless_more_is_asked_for(engine: Any) -> None:
+    worker._run(engine, None, engine, [1, 2, 3], 5)
+    assert (engine.options["min_length"], engine.options["max_length"]) == (8, 8)
+    worker._run(engine, None, engine, [1, 2, 3], 5, 4096)
+    assert (engine.options["min_length"], engine.options["max_length"]) == (8, 4096)
+
+
+def test_peak_memory_starts_anew_and_says_so_where_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_CLEAR_REFS", tmp_path / "clear_refs")
+    assert worker.reset_peak()
+    assert (tmp_path / "clear_refs").read_text() == "5"
+    monkeypatch.setattr(worker, "_CLEAR_REFS", tmp_path / "nowhere" / "clear_refs")
+    assert not worker.reset_peak()
 
 
 def test_lack_of_memory_ends_the_worker_with_a_code_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def lacking(folder: Path) -> None:
+    def lacking(folder: Path, session_options: str) -> None:
         raise RuntimeError("Exception during initialization: std::bad_alloc")
 
-    def broken(folder: Path) -> None:
+    def broken(folder: Path, session_options: str) -> None:
         raise RuntimeError("Load model failed")
 
     def leave(code: int) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr(timing_worker.os, "_exit", leave)
-    monkeypatch.setattr(timing_worker, "main", lacking)
-    with pytest.raises(SystemExit, match=str(timing_worker.OUT_OF_MEMORY)):
-        timing_worker.run(Path())
-    monkeypatch.setattr(timing_worker, "main", broken)
+    monkeypatch.setattr(worker.os, "_exit", leave)
+    monkeypatch.setattr(worker, "main", lacking)
+    with pytest.raises(SystemExit, match=str(worker.OUT_OF_MEMORY)):
+        worker.run(Path())
+    monkeypatch.setattr(worker, "main", broken)
     with pytest.raises(RuntimeError, match="Load model failed"):
-        timing_worker.run(Path())
+        worker.run(Path())

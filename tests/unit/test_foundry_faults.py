@@ -18,7 +18,8 @@ from tasks.core.errors import (
     ToolFailed,
     VariantUnusable,
 )
-from tasks.foundry.faults import in_plain_words, ingot_error, service_error
+from tasks.foundry import faults
+from tasks.foundry.faults import in_plain_words, ingot_error, raise_lack_of_room, service_error
 
 BUDGET = (
     "search_options.cc:108 int fl::ValidateGeneratorRequestBudget(int64_t, int, int) request "
@@ -39,6 +40,7 @@ BROKEN_INDEX = (
         (4, "unload it first", ToolFailed),
         (2, 'JSON Error: model: Unknown value "zzz" at line 1', VariantUnusable),
         (2, BROKEN_INDEX, EnvironmentUnfit),
+        (2, "failed to write local model registration index", EnvironmentUnfit),
         (2, "filesystem error: cannot create directories: Not a directory [/x]", EnvironmentUnfit),
         (2, "write failed: No space left on device", DoesNotFit),
         (2, "flock failed for '/x/foundry.local.modelinfo.lock'", ResourceBusy),
@@ -76,3 +78,19 @@ def test_source_positions_are_left_out() -> None:
     assert in_plain_words(BUDGET).startswith("request requires 3010 total tokens (10 input")
     assert in_plain_words(BROKEN_INDEX).startswith("failed to parse local model registration index")
     assert in_plain_words("plain words (with brackets) stay") == "plain words (with brackets) stay"
+
+
+def test_lack_of_room_is_heard_in_any_words_and_nothing_else_is() -> None:
+    with pytest.raises(DoesNotFit):
+        raise_lack_of_room("500: std::bad_alloc")
+    raise_lack_of_room("500: Internal Server Error")
+
+
+def test_index_that_cannot_be_written_on_a_full_disk_is_lack_of_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "_free_bytes", lambda _: 4096)
+    words = "failed to write local model registration index"
+    found = ingot_error(2, words, doing="registering x:1", index=tmp_path)
+    assert type(found) is DoesNotFit
+    assert "do not delete" not in str(found)

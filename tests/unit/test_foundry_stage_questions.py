@@ -1,11 +1,7 @@
-"""Which questions are asked in staging, and what becomes of indexes whose process died."""
+"""Which questions are asked in staging, and of what."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -42,17 +38,3 @@ def test_missing_variant_is_refused_before_anything_starts(tmp_path: Path) -> No
             checkpoint_record(tmp_path), variant_record("a" * 64), [question()], settings=settings
         )
     assert not settings.foundry_staging.exists()
-
-
-def test_index_of_a_dead_process_is_swept_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
-    from tasks.foundry.stage import _throw_away_index
-
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead = tmp_path / f"{socket.gethostname()}-{ended.pid}-0123"
-    living = tmp_path / f"{socket.gethostname()}-{os.getpid()}-4567"
-    dead.mkdir()
-    living.mkdir()
-    with _throw_away_index(tmp_path) as index:
-        assert sorted(tmp_path.iterdir()) == sorted([living, index])
-    assert list(tmp_path.iterdir()) == [living]

@@ -16,8 +16,8 @@ from tasks.core.records import (
     Variant,
     VariantVerdict,
 )
-from tasks.judge.judge import judge_variants
-from tasks.judge.policy import Policy, load_policy
+from tasks.judge.judge import judge_variants, undecided_by_questions
+from tasks.judge.policy import Policy
 from tests.golden.sample_release import (
     FP16,
     INT4,
@@ -25,12 +25,11 @@ from tests.golden.sample_release import (
     PARAMETERS,
     between,
     exact,
-    healthy_metrics,
     variant,
 )
+from tests.judged import POLICY, healthy
 
 PASS, FAIL, INCONCLUSIVE = GateVerdict.PASS, GateVerdict.FAIL, GateVerdict.INCONCLUSIVE
-POLICY = load_policy()
 VARIANTS = [
     variant(INT4, Precision.INT4, 1_500_000),
     variant(INT8, Precision.INT8, 1_900_000),
@@ -50,7 +49,7 @@ def judgement_of(
 ) -> Judgement:
     """Judge healthy variants, each with its changes to the measurements."""
     tables = itertools.zip_longest(variants, changes, fillvalue={})
-    metrics = {v.digest: healthy_metrics() | change for v, change in tables}
+    metrics = {v.digest: healthy() | change for v, change in tables}
     return judge_variants(variants, metrics, policy, parameters=PARAMETERS, failures=failures or {})
 
 
@@ -99,15 +98,75 @@ def test_nothing_ships_when_nothing_was_measured() -> None:
     judgement = judge_variants(VARIANTS, {}, POLICY, parameters=PARAMETERS, failures={})
     assert verdicts(judgement) == [FAIL] * 3
     assert judgement.champion is None
-    assert "INT4 fails reference_equals_hugging_face (not measured)" in judgement.reason
+    assert "build_bits (not measured)" in judgement.reason
 
 
-@pytest.mark.parametrize("gate", POLICY.gates, ids=lambda gate: gate.name)
-def test_any_missing_metric_keeps_a_variant_from_passing_unless_it_only_warns(gate) -> None:
-    metrics = {v.digest: healthy_metrics() for v in VARIANTS}
-    del metrics[INT4][gate.metric]
+METRICS_ASKED = {gate.metric for gate in POLICY.gates if not gate.asks_champion}
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS_ASKED))
+def test_any_missing_metric_keeps_a_variant_from_passing_unless_it_only_warns(metric: str) -> None:
+    metrics = {v.digest: healthy() for v in VARIANTS}
+    del metrics[INT4][metric]
     judgement = judge_variants(VARIANTS, metrics, POLICY, parameters=PARAMETERS, failures={})
-    assert (verdicts(judgement)[0] is PASS) == (gate.severity is Severity.WARN)
+    blocks = any(g.metric == metric and g.severity is Severity.BLOCK for g in POLICY.gates)
+    assert (verdicts(judgement)[0] is FAIL) == blocks
+
+
+# ---------------------------------------------------------------- what does not apply
+
+NOTHING_THERE = Measurement(value=None, n=0, method="no question asks for JSON", applies=False)
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS_ASKED))
+def test_gate_on_what_does_not_apply_is_not_asked_and_the_verdict_says_why(metric: str) -> None:
+    judgement = judgement_of({metric: NOTHING_THERE})
+    verdict = judgement.verdicts[0]
+    about = {gate.name for gate in POLICY.gates if gate.metric == metric}
+    assert verdict.verdict is PASS
+    assert {name: verdict.not_asked[name] for name in about} == dict.fromkeys(
+        about, "no question asks for JSON"
+    )
+    assert not about & {gate.gate for gate in verdict.gates}
+
+
+def test_what_could_not_be_measured_is_asked_all_the_same() -> None:
+    judgement = judgement_of({"answers.right": Measurement(value=None, method="killed")})
+    assert verdicts(judgement) == [FAIL, PASS, PASS]
+
+
+def test_variant_of_which_nothing_blocking_can_be_asked_fails() -> None:
+    metrics = {INT4: dict.fromkeys((gate.metric for gate in POLICY.gates), NOTHING_THERE)}
+    judgement = judge_variants(VARIANTS[:1], metrics, POLICY, parameters=PARAMETERS, failures={})
+    assert verdicts(judgement) == [FAIL]
+    assert judgement.reason == (
+        "Nothing ships: INT4 fails: not one blocking gate could be asked and decided."
+    )
+
+
+def test_warnings_alone_pass_nothing() -> None:
+    blocking = [gate.metric for gate in POLICY.gates if gate.severity is Severity.BLOCK]
+    table = healthy() | dict.fromkeys(blocking, NOTHING_THERE)
+    judgement = judge_variants(
+        VARIANTS[:1], {INT4: table}, POLICY, parameters=PARAMETERS, failures={}
+    )
+    assert {gate.severity for gate in judgement.verdicts[0].gates} == {Severity.WARN}
+    assert verdicts(judgement) == [FAIL]
+
+
+# ---------------------------------------------------------------- who is looked at again
+
+
+def test_only_variants_that_more_answers_can_settle_are_looked_at_again() -> None:
+    torn = UNDECIDED | {"foundry.reload_growth_bytes": between(1e5, 0, 1e6)}
+    judgement = judgement_of(UNDECIDED, torn, FLIPPED | UNDECIDED)
+    assert verdicts(judgement) == [INCONCLUSIVE] * 3
+    assert undecided_by_questions(judgement) == {INT4, FP16}
+
+
+def test_variants_that_pass_or_fail_are_not_looked_at_again() -> None:
+    fails = UNDECIDED | {"answers.right": between(0.5, 0.4, 0.6)}
+    assert undecided_by_questions(judgement_of({}, fails, FLIPPED)) == set()
 
 
 def test_failed_warnings_never_block() -> None:
@@ -156,7 +215,7 @@ def test_gate_that_is_switched_off_is_not_asked_and_the_reason_says_so() -> None
 
 def test_small_models_may_differ_more_at_four_bits() -> None:
     changed = {"fidelity.kld_mean": between(0.15, 0.14, 0.16)}
-    metrics = {INT4: healthy_metrics() | changed}
+    metrics = {INT4: healthy() | changed}
     small, big = (
         judge_variants(VARIANTS[:1], metrics, POLICY, parameters=parameters, failures={})
         for parameters in (999_999_999, 1_000_000_000)
@@ -164,9 +223,18 @@ def test_small_models_may_differ_more_at_four_bits() -> None:
     assert (small.champion, big.champion) == (INT4, None)
 
 
+def test_each_size_class_has_its_limit() -> None:
+    metrics = {INT4: healthy() | {"fidelity.kld_mean": between(0.1, 0.09, 0.11)}}
+    ships = [
+        judge_variants(VARIANTS[:1], metrics, POLICY, parameters=parameters, failures={}).champion
+        for parameters in (1_000_000_000, 3_999_999_999, 4_000_000_000)
+    ]
+    assert ships == [INT4, INT4, None]
+
+
 def test_champion_always_passes_and_none_smaller_does() -> None:
     draw = random.Random(3)
-    for _ in range(300):
+    for _ in range(100):
         changes = [_random_changes(draw) for _ in VARIANTS]
         judgement = judgement_of(*changes)
         passing = [v.variant for v in judgement.verdicts if v.verdict is PASS]

@@ -12,11 +12,13 @@ import pytest
 from tasks.core.errors import PolicyRefused
 from tasks.core.records import SHIPPABLE, GateVerdict, Measurement, Precision, Severity
 from tasks.core.statistics import paired_difference, wilson
+from tasks.examine import fidelity
 from tasks.judge.judge import judge_gate
 from tasks.judge.policy import DEFAULT_POLICY, Gate, Policy, load_policy, policy_digest
+from tests.judged import POLICY
 
 TASKS = DEFAULT_POLICY.parents[1]
-BIG, SMALL = 3_000_000_000, 500_000_000
+BIG, MIDDLE, SMALL = 7_000_000_000, 3_000_000_000, 500_000_000
 
 
 def policy_of(folder: Path, text: str) -> Policy:
@@ -30,26 +32,29 @@ def gate(policy: Policy, name: str) -> Gate:
 
 
 def test_default_policy_has_a_finite_limit_for_every_precision() -> None:
-    for each in load_policy().gates:
-        assert list(each.limit) == list(SHIPPABLE), each.name
+    for each in POLICY.gates:
+        kinds = [each.limit, each.champion_factor, each.champion_margin, each.champion_limit]
+        assert [list(kind) for kind in kinds if kind] == [list(SHIPPABLE)], each.name
         assert each.why, each.name
 
 
 def test_default_policy_gates_every_examination() -> None:
-    suites = {each.metric.split(".")[0] for each in load_policy().enabled_gates}
-    assert suites == {
-        "reference", "template", "decode", "fidelity", "answers", "size", "foundry",
-    }  # fmt: skip
+    gated = {each.metric.split(".")[0] for each in POLICY.enabled_gates}
+    measured = {name.split(".")[0] for name in POLICY.metrics}
+    # Absolute speed, memory and energy are yours to limit; tuning chooses, it does not judge.
+    assert measured - gated <= {"speed", "memory", "energy", "tune"}
 
 
 def test_empty_file_is_the_default_policy(tmp_path: Path) -> None:
-    assert policy_digest(policy_of(tmp_path, "")) == policy_digest(load_policy())
+    assert policy_digest(policy_of(tmp_path, "")) == policy_digest(POLICY)
 
 
 def test_file_changes_one_field_and_keeps_the_rest(tmp_path: Path) -> None:
     changed = gate(policy_of(tmp_path, '[gates.kld_p99]\nseverity = "block"'), "kld_p99")
-    default = gate(load_policy(), "kld_p99")
-    assert changed == default.model_copy(update={"severity": Severity.BLOCK})
+    default = gate(POLICY, "kld_p99")
+    assert changed == default.model_copy(
+        update={"severity": Severity.BLOCK, "inconclusive": Severity.BLOCK}
+    )
 
 
 def test_file_changes_the_limit_of_one_precision(tmp_path: Path) -> None:
@@ -63,15 +68,29 @@ def test_one_number_is_the_limit_of_every_precision(tmp_path: Path) -> None:
 
 
 def test_small_models_have_their_own_int4_limit() -> None:
-    kld_mean = gate(load_policy(), "kld_mean")
-    assert kld_mean.limit_for(Precision.INT4, SMALL) == 0.20
-    assert kld_mean.limit_for(Precision.INT4, BIG) == 0.10
-    assert kld_mean.limit_for(Precision.INT8, SMALL) == 0.01
+    kld_mean = gate(POLICY, "kld_mean")
+    limits = [kld_mean.limit_for(Precision.INT4, size) for size in (BIG, MIDDLE, SMALL)]
+    assert limits == [0.08, 0.12, 0.20]
+    assert {kld_mean.limit_for(Precision.INT8, size) for size in (BIG, MIDDLE, SMALL)} == {0.01}
 
 
 def test_a_tightened_limit_is_not_loosened_by_the_default_for_small_models(tmp_path: Path) -> None:
     changed = gate(policy_of(tmp_path, "[gates.kld_mean]\nlimit = 0.05"), "kld_mean")
-    assert changed.limit_for(Precision.INT4, SMALL) == 0.05
+    assert {changed.limit_for(Precision.INT4, size) for size in (BIG, MIDDLE, SMALL)} == {0.05}
+
+
+def test_a_tightened_size_class_is_not_loosened_by_a_smaller_one(tmp_path: Path) -> None:
+    text = "[gates.kld_mean]\nlimit_below_4b = { int4 = 0.05 }"
+    changed = gate(policy_of(tmp_path, text), "kld_mean")
+    limits = [changed.limit_for(Precision.INT4, size) for size in (BIG, MIDDLE, SMALL)]
+    assert limits == [0.08, 0.05, 0.05]
+
+
+def test_smallest_size_class_can_be_changed_alone(tmp_path: Path) -> None:
+    text = "[gates.kld_mean]\nlimit_below_1b = { int4 = 0.3 }"
+    changed = gate(policy_of(tmp_path, text), "kld_mean")
+    limits = [changed.limit_for(Precision.INT4, size) for size in (BIG, MIDDLE, SMALL)]
+    assert limits == [0.08, 0.12, 0.3]
 
 
 def test_small_model_limit_of_an_untouched_precision_stays(tmp_path: Path) -> None:
@@ -95,17 +114,54 @@ def test_budgets_shown_in_the_default_file_work_as_shown(tmp_path: Path) -> None
     lines = DEFAULT_POLICY.read_text(encoding="utf-8").splitlines()
     shown = "\n".join(line[3:] for line in lines if line.startswith("#| "))
     policy = policy_of(tmp_path, shown)
-    assert len(policy.gates) == len(load_policy().gates) + 3
+    assert len(policy.gates) == len(POLICY.gates) + 3
     assert gate(policy, "first_token_budget").severity is Severity.WARN
 
 
 def test_changes_shown_at_the_top_of_the_default_file_work_as_shown(tmp_path: Path) -> None:
-    lines = DEFAULT_POLICY.read_text(encoding="utf-8").splitlines()
-    shown = "\n".join(line.removeprefix("#     ") for line in lines if line.startswith("#     "))
+    text = DEFAULT_POLICY.read_text(encoding="utf-8")
+    shown = "\n".join(re.findall(r"(?m)^# {5}(\S.*)$", text))
     policy = policy_of(tmp_path, shown)
     assert policy.switched_off == ["ppl_ratio"]
     assert gate(policy, "memory_budget").limit[Precision.INT8] == 1.5e9
     assert gate(policy, "kld_mean").limit[Precision.INT4] == 0.05
+
+
+def test_file_changes_how_far_the_champion_may_be_left_behind(tmp_path: Path) -> None:
+    text = "[gates.kld_to_champion]\nchampion_factor = { int4 = 2 }"
+    changed = gate(policy_of(tmp_path, text), "kld_to_champion")
+    assert changed.limit_from(Precision.INT4, (0.1, 0.2)) == pytest.approx(0.4)
+    assert changed.limit_from(Precision.INT8, (0.1, 0.2)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("operator", "factor"), [(">=", 0.9), ("<=", 1.1)])
+def test_factor_of_a_negative_value_passes_an_equal_model_too(
+    tmp_path: Path, operator: str, factor: float
+) -> None:
+    text = f'[gates.x]\nmetric = "answers.delta"\noperator = "{operator}"\n'
+    added = gate(policy_of(tmp_path, f"{text}champion_factor = {factor}"), "x")
+    limit = added.limit_from(Precision.INT4, (-0.2, -0.1))
+    equal = Measurement(value=-0.15, ci95=(-0.2, -0.1))
+    assert judge_gate(added, equal, limit).verdict is GateVerdict.PASS
+
+
+def test_file_adds_a_gate_against_the_champion(tmp_path: Path) -> None:
+    text = (
+        '[gates.flips_to_champion]\nmetric = "answers.flip_rate"\noperator = "<="\n'
+        'champion_margin = 0.01\ninconclusive = "warn"'
+    )
+    added = gate(policy_of(tmp_path, text), "flips_to_champion")
+    assert added.asks_champion
+    assert (added.severity, added.inconclusive) == (Severity.BLOCK, Severity.WARN)
+
+
+def test_undecided_gate_is_as_severe_as_a_failed_one_unless_said_otherwise(tmp_path: Path) -> None:
+    policy = policy_of(
+        tmp_path, '[gates.kld_mean]\ninconclusive = "warn"\n[gates.recovery]\nseverity = "warn"'
+    )
+    assert gate(policy, "kld_mean").inconclusive is Severity.WARN
+    assert gate(policy, "recovery").inconclusive is Severity.WARN
+    assert gate(policy, "flip_rate").inconclusive is Severity.BLOCK
 
 
 REFUSED = {
@@ -123,6 +179,38 @@ REFUSED = {
     "operator": ('[gates.flip_rate]\noperator = "<"', "gates.flip_rate.operator", "<=, >="),
     "severity": ('[gates.flip_rate]\nseverity = "blok"', "flip_rate.severity", "write block"),
     "enabled as text": ('[gates.flip_rate]\nenabled = "no"', "flip_rate.enabled", "boolean"),
+    "inconclusive": ('[gates.flip_rate]\ninconclusive = "wran"', "inconclusive", "write warn"),
+    "size class": ("[gates.kld_mean]\nlimit_below_2b = 1", "limit_below_2b", "write limit_below_"),
+    "two kinds of limit": (
+        "[gates.flip_rate]\nchampion_factor = 1.2",
+        "gates.flip_rate has limit and champion_factor",
+        "mend",
+    ),
+    "sizes of a champion": (
+        "[gates.kld_to_champion]\nlimit_below_1b = 0.3",
+        "gates.kld_to_champion has champion_factor and limits by size",
+        "mend",
+    ),
+    "floor of a number": (
+        "[gates.flip_rate]\nnever_tighter_than = 0.01",
+        "gates.flip_rate has never_tighter_than",
+        "mend",
+    ),
+    "equal model": (
+        "[gates.kld_to_champion]\nchampion_factor = 0.9",
+        "gates.kld_to_champion refuses a model that equals the champion",
+        "mend",
+    ),
+    "equal share": (
+        "[gates.right_to_champion]\nchampion_margin = 0.01",
+        "gates.right_to_champion refuses a model that equals the champion",
+        "mend",
+    ),
+    "warns, then blocks": (
+        '[gates.ppl_ratio]\ninconclusive = "block"',
+        "gates.ppl_ratio only warns when it fails",
+        "mend",
+    ),
     "own metrics": ('[metrics]\n"my.metric" = "mine"', "metrics", "selection, gates"),
     "gates not a table": ("gates = 3", "gates", "table"),
     "order twice": ('[selection]\norder = ["int4", "int4"]', "selection.order", "each precision"),
@@ -177,13 +265,16 @@ def test_digest_follows_every_limit_and_no_order(tmp_path: Path) -> None:
     assert policy_digest(one) == policy_digest(same) != policy_digest(other)
 
 
-def test_what_can_be_gated_is_what_the_examinations_measure() -> None:
-    suites = "size|template|reference|decode|fidelity|answers|speed|memory|foundry"
-    named: set[str] = set()
-    for file in [*TASKS.glob("examine/*.py"), *TASKS.glob("foundry/*.py")]:
-        named.update(re.findall(rf'"((?:{suites})\.[a-z0-9_]+)"', file.read_text(encoding="utf-8")))
+def test_what_the_examinations_measure_can_be_gated_and_what_is_gated_is_measured() -> None:
+    suites = "|".join({name.split(".")[0] for name in POLICY.metrics})
+    named: set[str] = {*fidelity.METRIC_NAMES, *fidelity.TEXT_METRIC_NAMES}
+    for file in [*TASKS.glob("examine/**/*.py"), *TASKS.glob("foundry/**/*.py")]:
+        text = file.read_text(encoding="utf-8")
+        named.update(re.findall(rf'"((?:{suites})\.[a-z0-9_]*[a-z0-9])"', text))
     files = {name for name in named if name.endswith((".parquet", ".json", ".jsonl"))}
-    assert named - files == set(load_policy().metrics)
+    gated = {each.metric for each in POLICY.gates}
+    assert sorted(named - files - set(POLICY.metrics)) == []
+    assert sorted(gated - named) == []
 
 
 @pytest.mark.parametrize(
@@ -223,7 +314,7 @@ def test_numbers_of_questions_in_the_guide_are_those_that_are_checked() -> None:
 
 def _chance_to_pass(precision: Precision, changed: float, n: int) -> float:
     """Sum the chances of all counts of gained and lost answers that both paired gates pass on."""
-    delta, flips = (gate(load_policy(), name) for name in ("answers_delta", "flip_rate"))
+    delta, flips = (gate(POLICY, name) for name in ("answers_delta", "flip_rate"))
     chance = 0.0
     for count in range(n):
         if wilson(count, n)[1] > flips.limit[precision]:
@@ -241,7 +332,12 @@ def _chance_to_pass(precision: Precision, changed: float, n: int) -> float:
 
 
 def _answer_gates() -> list[Gate]:
-    return [each for each in load_policy().gates if each.metric.startswith("answers.")]
+    """The gates on questions that every variant has to pass; others only warn when undecided."""
+    return [
+        each
+        for each in POLICY.gates
+        if each.metric.startswith("answers.") and each.limit and each.inconclusive == "block"
+    ]
 
 
 def _passes_unchanged(each: Gate, precision: Precision, n: int) -> bool:
@@ -252,9 +348,14 @@ def _passes_unchanged(each: Gate, precision: Precision, n: int) -> bool:
         "answers.flip_rate": wilson(0, n),
         "answers.delta": change,
         "answers.format_delta": change,
+        "answers.json_delta": change,
+        "answers.schema_delta": change,
+        "answers.loops_delta": change,
         "answers.recovery": (1 + change[0], 1 + change[1]),
         "answers.stopped_ratio": (1 + change[0], 1 + change[1]),
+        "answers.worst_category_bound": (change[1], change[1]),
         "answers.empty": (0.0, 0.0),
+        "answers.wrong_script": (0.0, 0.0),
     }
     seen = Measurement(value=sum(intervals[each.metric]) / 2, ci95=intervals[each.metric], n=n)
     return judge_gate(each, seen, each.limit[precision]).verdict is GateVerdict.PASS

@@ -10,11 +10,14 @@ import pytest
 
 from tasks.core.errors import QuestionsRefused
 from tasks.core.questions import (
+    asks_for_json,
     has_valid_format,
+    is_json,
     is_right,
     load_question_file,
     load_questions,
     questions_digest,
+    satisfies_schema,
 )
 from tasks.core.records import Expectation, QuestionFile
 
@@ -163,6 +166,30 @@ def test_wrong_answer_in_the_asked_form_is_valid(
     kind: Any, value: Any, text: str, valid: bool
 ) -> None:
     assert has_valid_format(Expectation(kind=kind, value=value), text) is valid
+
+
+@pytest.mark.parametrize(
+    ("text", "json_ok", "schema_ok"),
+    [
+        (' {"n": 1}\n', True, True),
+        ('{"n": "1"}', True, False),
+        ('{"n": 1}&', False, False),
+        ('{"n": 1', False, False),
+        ("", False, False),
+    ],
+)
+def test_json_is_one_value_with_nothing_after_it(text: str, json_ok: bool, schema_ok: bool) -> None:
+    assert is_json(text) is json_ok
+    assert satisfies_schema(SCHEMA, text) is schema_ok
+
+
+def test_only_two_kinds_ask_for_json() -> None:
+    asking = [
+        kind
+        for kind in ("exact", "json", "json_schema", "regex", "contains")
+        if asks_for_json(Expectation(kind=kind, value="x"))
+    ]
+    assert asking == ["json", "json_schema"]
 
 
 def test_digest_changes_with_text_and_order(tmp_path: Path) -> None:

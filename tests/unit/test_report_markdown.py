@@ -70,11 +70,14 @@ def test_release_without_a_champion_says_so_and_shows_nothing_to_use() -> None:
     assert "ingot chat" not in page
 
 
-def test_every_gate_of_every_variant_is_in_the_report() -> None:
+def test_gates_that_did_not_pass_are_in_the_report_and_the_others_counted() -> None:
     page = render_report(sample_dossier())
     for verdict in sample_release().judgement.verdicts:
-        for row in gate_rows(verdict.gates):
-            assert f"| {row['gate']} | {row['value [95 %]']} | {row['limit']} |" in page
+        for gate in verdict.gates:
+            row = gate_rows([gate])[0]
+            line = f"| {row['gate']} | {row['value [95 %]']} | {row['limit']} |"
+            assert (line in page) == (gate.verdict is not GateVerdict.PASS)
+    assert "**INT4: FAIL, 23 of 25 gates pass**" in page
 
 
 def test_variants_table_has_built_and_unbuilt_variants() -> None:
@@ -132,16 +135,10 @@ def test_what_was_not_measured_is_named_with_its_reason() -> None:
     del metrics[INT8]["answers.right"]
     page = report_with(metrics=metrics)
     section = page.split("## Not measured")[1].split("##")[0]
+    assert "guided.invalid" not in section
     assert "- INT4, INT8: speed.ttft_s: the machine was too busy" in section
     assert "- INT8: answers.right: no examination reported it" in section
     assert "- raw rows missing: kld of 888888888888" in section
-
-
-def test_each_method_is_explained_once_with_all_its_metrics() -> None:
-    page = render_report(sample_dossier())
-    section = page.split("## How it was measured")[1].split("##")[0]
-    assert section.count("one prefill against token by token") == 1
-    assert "fidelity.kld_mean (n = 9,120), fidelity.kld_p99 (n = 9,120): P to Q" in section
 
 
 @pytest.mark.parametrize(
@@ -151,7 +148,8 @@ def test_each_method_is_explained_once_with_all_its_metrics() -> None:
         (between(1.36, 1.06, 1.54), "SPEED IS INVALID"),
         (between(1.36, 1.06, 1.54), "Run the same command again on a quiet machine"),
         (between(0.76, 0.68, 0.94), "SPEED IS INVALID"),
-        (exact(1.3), "SPEED IS INVALID"),
+        (exact(1.3), "SPEED IS UNCERTAIN in this run: nobody knows"),
+        (Measurement(value=None, method="one launch"), "SPEED IS UNCERTAIN"),
     ],
 )
 def test_unfair_clock_makes_the_speeds_invalid(aa_ratio: Measurement, claim: str) -> None:
@@ -221,7 +219,7 @@ def test_verdict_lists_only_gates_that_did_not_pass() -> None:
     assert "| INT4 | flip_rate | 0.16 [0.13, 0.19] | <= 0.12 | FAIL |" in page
     assert "| INT8 |" not in page
     passed = sum(gate.verdict is GateVerdict.PASS for gate in judgement.verdicts[0].gates)
-    assert f"- INT4: FAIL, {passed} of 24 gates pass" in page
+    assert f"- INT4: FAIL, {passed} of 25 gates pass" in page
 
 
 def test_failed_warning_is_marked_as_one() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, ToolFailed
 from tasks.core.records import Digest, Evidence, Measurement, Precision, Release
 from tasks.core.settings import Settings
 from tasks.core.store import Store
 from tasks.report import write
-from tasks.report.frames import FrameSource, FramesRequest, collect_frames
+from tasks.report.frames import FrameSource, FramesRequest, collect_frames, measurement_rows
 from tasks.report.metrics_json import metrics_json
 from tasks.report.write import report_folder, write_report
 from tests.golden.sample_release import (
@@ -31,6 +31,12 @@ RUN = sample_release().run_id
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def page_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its child takes seconds to draw; tests/real/test_report_html.py has the whole."""
+    monkeypatch.setattr(write, "write_page", lambda *_: None)
 
 
 def published(settings: Settings, **frames: pd.DataFrame) -> Digest:
@@ -57,8 +63,10 @@ def collected(settings: Settings, target: Path, *evidence: Evidence) -> FramesRe
             for part in evidence
             if part.frames
         ],
-        precisions={INT4: Precision.INT4},
-        measurements={INT4: {"a.b": Measurement(value=None, method="why"), **healthy_metrics()}},
+        measurements=measurement_rows(
+            {INT4: {"a.b": Measurement(value=None, method="why"), **healthy_metrics()}},
+            {INT4: Precision.INT4},
+        ),
         target=target,
     )
 
@@ -72,10 +80,10 @@ def test_folder_holds_report_numbers_and_raw_rows(settings: Settings) -> None:
     folder = write_report(sample_release(), evidence, settings=settings)
     assert folder == settings.runs / RUN
     assert {file.name for file in folder.iterdir()} == {
-        "report.md", "metrics.json", "answers.parquet", "metrics.parquet",
+        "report.md", "metrics.json", "outputs.parquet", "metrics.parquet",
     }  # fmt: skip
     assert [entry.name for entry in settings.runs.iterdir()] == [RUN]
-    assert "answers.parquet: 4 rows" in (folder / "report.md").read_text(encoding="utf-8")
+    assert "outputs.parquet: 4 rows" in (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_failed_writing_leaves_no_finished_folder_and_can_be_retried(
@@ -131,7 +139,7 @@ def test_lists_and_foreign_run_ids_survive_and_are_replaced(
     rows = pd.DataFrame({"run_id": ["older"], "tokens": [[1, 2, 3]]}, index=[7])
     request = collected(settings, tmp_path / "run", evidence_of(settings, INT4, "a", answers=rows))
     collect_frames(request)
-    frame = pd.read_parquet(request.target / "answers.parquet")
+    frame = pd.read_parquet(request.target / "outputs.parquet")
     assert frame["run_id"].tolist() == [RUN]
     assert frame["tokens"][0].tolist() == [1, 2, 3]
 
@@ -183,15 +191,49 @@ def test_policy_of_the_verdict_is_in_both_files(settings: Settings) -> None:
     assert "policy `eeeeeeeeeeee`)." in (folder / "report.md").read_text(encoding="utf-8")
 
 
+def test_interval_without_an_end_reaches_the_child_and_the_frame(tmp_path: Path) -> None:
+    endless = {INT4: {"a.b": Measurement(value=2.0, ci95=(1.0, math.inf))}}
+    request = FramesRequest(
+        run_id=RUN,
+        store=tmp_path,
+        sources=[],
+        measurements=measurement_rows(endless, {}),
+        target=tmp_path,
+    )
+    collect_frames(FramesRequest.model_validate_json(request.model_dump_json()))
+    assert pd.read_parquet(tmp_path / "metrics.parquet")["ci95_high"].tolist() == [math.inf]
+
+
+def test_document_that_does_not_meet_its_schema_is_refused_and_nothing_is_published(
+    settings: Settings,
+) -> None:
+    release = sample_release().model_copy(update={"seconds": math.nan})
+    with pytest.raises(
+        ToolFailed, match=r"schema ingot.release/2: \$.release.seconds: None is not"
+    ):
+        write_report(release, [], settings=settings)
+    assert not (settings.runs / RUN).exists()
+
+
+def test_reference_keeps_its_metrics_and_variants_do_not_repeat_theirs() -> None:
+    dossier = sample_dossier()
+    parts = [
+        Evidence(suite="reference", subject=subject, metrics={"a.b": Measurement(value=1.0)})
+        for subject in (INT4, "9" * 64)
+    ]
+    document = json.loads(metrics_json(dossier.model_copy(update={"evidence": parts})))
+    assert [sorted(part["metrics"]) for part in document["evidence"]] == [[], ["a.b"]]
+
+
 def test_metrics_json_gives_the_release_back() -> None:
     document = json.loads(metrics_json(sample_dossier()))
-    assert document["schema"] == "ingot.release/1"
+    assert document["schema"] == "ingot.release/2"
     assert Release.model_validate(document["release"]) == sample_release()
 
 
 def test_metrics_json_lists_every_gate_flat_with_its_variant() -> None:
     gates = json.loads(metrics_json(sample_dossier()))["gates"]
-    assert len(gates) == 2 * 24
+    assert len(gates) == sum(len(v.gates) for v in sample_release().judgement.verdicts)
     flips = [gate for gate in gates if gate["gate"] == "flip_rate"]
     assert [(g["precision"], g["verdict"], g["measurement"]["value"]) for g in flips] == [
         ("int4", "FAIL", 0.16),

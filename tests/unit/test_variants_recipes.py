@@ -12,7 +12,13 @@ import pytest
 
 from tasks.core.errors import RecipeRefused
 from tasks.core.records import Checkpoint, Precision, Profile, Recipe
-from tasks.variants.recipes import REFERENCE, check_recipe, plan_recipes, recipe_slug
+from tasks.variants.recipes import (
+    REFERENCE,
+    builder_way,
+    check_recipe,
+    plan_recipes,
+    recipe_slug,
+)
 
 INT4, INT8, FP16, FP32 = Precision.INT4, Precision.INT8, Precision.FP16, Precision.FP32
 
@@ -122,28 +128,31 @@ def test_planned_recipes_are_accepted(tmp_path: Path, profile: Profile, tied: bo
     ("changes", "choose"),
     [({"is_symmetric": False}, "rtn"), ({"int8_head": True}, "rtn")],
 )
-def test_default_algorithm_is_refused_where_it_breaks_the_tied_embedding(
+def test_default_algorithm_is_refused_where_the_plain_way_breaks_the_tied_embedding(
     tmp_path: Path, changes: dict[str, Any], choose: str
 ) -> None:
-    recipe = Recipe(precision=INT4, **changes)
+    recipe = Recipe(precision=INT4, builder="plain", **changes)
     check_recipe(recipe, checkpoint(tmp_path, tied=False))
     with pytest.raises(RecipeRefused, match=choose):
         check_recipe(recipe, checkpoint(tmp_path, tied=True))
+    check_recipe(recipe.model_copy(update={"builder": "fast"}), checkpoint(tmp_path, tied=True))
 
 
 def test_odd_number_of_blocks_is_refused_where_zero_points_are_packed_by_row(
     tmp_path: Path,
 ) -> None:
-    recipe = Recipe(precision=INT4, algorithm="rtn", is_symmetric=False, block_size=128)
+    fields: dict[str, Any] = {"algorithm": "rtn", "is_symmetric": False, "block_size": 128}
+    recipe = Recipe(precision=INT4, builder="plain", **fields)
     with pytest.raises(RecipeRefused, match="block_size 16 or 32 or 64"):
         check_recipe(recipe, checkpoint(tmp_path))
+    check_recipe(recipe.model_copy(update={"builder": "fast"}), checkpoint(tmp_path))
     check_recipe(recipe.model_copy(update={"is_symmetric": True}), checkpoint(tmp_path))
     check_recipe(recipe.model_copy(update={"algorithm": "default"}), checkpoint(tmp_path))
     check_recipe(recipe.model_copy(update={"precision": INT8}), checkpoint(tmp_path))
 
 
 def test_row_length_of_the_feed_forward_counts_too(tmp_path: Path) -> None:
-    recipe = Recipe(precision=INT4, algorithm="rtn", is_symmetric=False)
+    recipe = Recipe(precision=INT4, algorithm="rtn", is_symmetric=False, builder="plain")
     model = checkpoint(tmp_path)
     (tmp_path / "config.json").write_text('{"intermediate_size": 96}', encoding="utf-8")
     with pytest.raises(RecipeRefused, match="rows of 96"):
@@ -166,6 +175,20 @@ def test_symmetric_k_quant_is_refused(tmp_path: Path) -> None:
 def test_option_that_means_nothing_there_is_refused(tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(RecipeRefused):
         check_recipe(recipe, checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("precision", [INT4, FP16])
+def test_way_that_was_asked_for_is_planned_named_and_told(precision: Precision) -> None:
+    (recipe,) = plan_recipes([precision], builder="plain")
+    assert recipe_slug(recipe).endswith("-plain")
+    assert builder_way(recipe) == ("plain", "asked for")
+
+
+def test_k_quant_is_left_to_the_plain_way_and_says_so() -> None:
+    (int4, int8) = plan_recipes([INT4, INT8], overrides={"algorithm": "k_quant"})
+    assert {builder_way(recipe)[0] for recipe in (int4, int8)} == {"plain"}
+    assert "search for scales" in builder_way(int4)[1]
+    assert builder_way(Recipe(precision=FP16)) == ("fast", "")
 
 
 def test_slug_is_short_and_no_two_recipes_share_one() -> None:

@@ -1,0 +1,1 @@
+"""Server, worker and watcher on this machine, and on shared ones."""

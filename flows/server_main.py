@@ -1,0 +1,34 @@
+"""What runs as the embedded Prefect server: uvicorn on a socket that the command holds.
+
+Runs as `python -m flows.server_main ENDPOINT`, where the endpoint is `fd:N` or `port:N`.
+It ends with the command that started it; `flows/prefect_server.py` is the other side.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+
+from tasks.core.child_main import leave_when_stdin_ends
+
+APPLICATION = "prefect.server.api.server:create_app"
+
+
+def main(endpoint: str) -> None:
+    """Serve until told to stop, or until the parent is gone."""
+    # Not by PR_SET_PDEATHSIG, which fires when the *thread* that started us ends.
+    leave_when_stdin_ends()
+    kind, _, number = endpoint.partition(":")
+    config = uvicorn.Config(
+        APPLICATION, factory=True, host="127.0.0.1", port=int(number), log_level="error"
+    )
+    if kind == "fd":
+        uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(number))])
+    else:
+        uvicorn.Server(config).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Generating for a long time, to show whether memory, threads or speed drift."""
