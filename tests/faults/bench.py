@@ -100,7 +100,7 @@ class Bench:
         ]
         self.problems += [f"after {after}, resumed: {problem}" for problem in found]
 
-    def require_builds(self, most: dict[str, int]) -> None:
+    def require_builds(self, most: dict[str, int], most_in_all: int | None = None) -> None:
         """Check that no variant was built more often than allowed; one not named, never."""
         begun = look.builds_begun(self.meeting)
         self.problems += [
@@ -108,6 +108,8 @@ class Bench:
             for precision, count in begun.items()
             if count > most.get(precision, 0)
         ]
+        if most_in_all is not None and sum(begun.values()) > most_in_all:
+            self.problems.append(f"{begun} were built, {most_in_all} in all are allowed")
 
     def finished_at(self, step: str, since: float) -> float | None:
         """Give when a step first finished, or was found in the cache, after a moment."""

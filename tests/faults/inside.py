@@ -62,7 +62,7 @@ class Inside:
 
     def watch(self, arguments: list[str]) -> None:
         """Put the hooks in place."""
-        self._note(kind="start", subject=_subject(arguments))
+        self._note(kind="start", subjects=_subjects(arguments))
         from tasks.core import progress
 
         if self._role in (FLOW, WATCHER):
@@ -180,15 +180,16 @@ def is_hidden(path: Path) -> bool:
     return unfinished or bool({"tmp", "foundry-staging"} & set(path.parts))
 
 
-def _subject(arguments: list[str]) -> str | None:
-    """Give the precision that a building child was asked for."""
+def _subjects(arguments: list[str]) -> list[str]:
+    """Give the precisions that a building child was asked for: one, or several together."""
     folder = next(
         (Path(part) for part in arguments if (Path(part) / "request.json").is_file()), None
     )
     if folder is None:
-        return None
-    recipe = json.loads((folder / "request.json").read_text()).get("recipe")
-    return recipe["precision"] if recipe else None
+        return []
+    request = json.loads((folder / "request.json").read_text())
+    recipes = request.get("recipes") or [request.get("recipe")]
+    return [recipe["precision"] for recipe in recipes if recipe]
 
 
 def _append(path: Path, line: str) -> None:

@@ -13,6 +13,7 @@ from tests.faults.predecessor import put_champion_in_place
 from tests.faults.workshop import Scene, scenario
 
 BUILD = "tasks.variants.build_child"
+BUILD_TOGETHER = "tasks.variants.build_child:build_together"
 PROBE = "tasks.variants.probe"
 REFERENCE = "tasks.examine.reference_child"
 VARIANT = "tasks.examine.variant_child"
@@ -27,6 +28,7 @@ FRAMES = "tasks.report.frames"
 PAGE = "tasks.report.html.page"
 
 BUILT = r"/store/built/int4-[^/]*$"
+BUILT_ANY = r"/store/built/[^/]*$"
 OBJECT = r"/store/objects/[0-9a-f]{64}$"
 
 
@@ -79,6 +81,22 @@ def flow_killed_while_a_variant_is_built(scene: Scene) -> None:
     )
     struck_and_resumed(bench, kills, scene.warm.champion, scene.tell)
     bench.require_builds({"int4": 1 + len(kills)})
+
+
+@scenario
+def flow_killed_while_variants_are_built_together(scene: Scene) -> None:
+    bench = scene.bench()
+    bench.forget_build("fp32")
+    bench.forget_build("int4")
+    kills = _kills(
+        "build int4",
+        in_child("build fp32 and int4 together", BUILD_TOGETHER, "starting Olive"),
+        in_child("build fp32 and int4 together, both made", BUILD_TOGETHER, "reading back"),
+        at_rename("build fp32 and int4 together, one of them kept", BUILT_ANY, "after"),
+    )
+    struck_and_resumed(bench, kills, scene.warm.champion, scene.tell)
+    # All three kills cost one of the two its build; the other was kept before the last.
+    bench.require_builds({"fp32": 4, "int4": 4}, most_in_all=7)
 
 
 @scenario

@@ -18,6 +18,7 @@ import pytest
 
 from tasks.core.housekeeping import clear_leftovers
 from tasks.core.settings import Settings
+from tasks.variants.build import BUILD_TARGET, FAN_OUT_TARGET
 from tests.slowness import MOST, slowness
 
 pytestmark = [
@@ -28,7 +29,6 @@ pytestmark = [
 REPOSITORY = Path(__file__).resolve().parents[2]
 # What is promised, and on a busy machine up to three times that (tests/slowness.py); 2 to 6 s here.
 GONE_WITHIN_S = 10
-BUILDER = "tasks.variants.build_child:build"
 
 DEPLOYMENT = f"""
 name: recovery
@@ -139,7 +139,8 @@ class Site:
         return str(self.api.get(f"/flow_runs/{run}").json()["state_name"])
 
     def builders(self) -> list[psutil.Process]:
-        return [process for process in self.of_runs() if BUILDER in process.cmdline()]
+        targets = {BUILD_TARGET, FAN_OUT_TARGET}
+        return [process for process in self.of_runs() if targets & set(process.cmdline())]
 
 
 @contextmanager
