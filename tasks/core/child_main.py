@@ -24,6 +24,7 @@ import psutil
 from pydantic import BaseModel
 
 from tasks.core.errors import named
+from tasks.core.without_torch import leave_torch_out_if_asked
 
 PR_SET_PDEATHSIG = 1
 PARENT_IS_GONE, NO_ROOM_FOR_ANSWER = 97, 98  # exit codes
@@ -107,6 +108,7 @@ def _print_traceback() -> None:
 
 
 def _call(target: str, request_file: Path) -> dict[str, Any]:
+    leave_torch_out_if_asked()
     module, _, name = target.partition(":")
     function: Callable[[BaseModel], BaseModel] = getattr(importlib.import_module(module), name)
     hints = typing.get_type_hints(function)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +49,7 @@ def examine_in_child(
     deadline_s: float,
     settings: Settings,
     say: Say,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[Found, str, Cost]:
     """Run a child that writes frames into a staging folder, and publish them.
 
@@ -60,6 +61,7 @@ def examine_in_child(
         deadline_s: when to give up.
         settings: where store and logs are.
         say: told what the child is doing.
+        environment: added to the child's.
 
     Returns:
         The child's record, the digest of the published frames, and what the child cost.
@@ -72,7 +74,7 @@ def examine_in_child(
             found,
             log=settings.logs / log_name,
             deadline_s=deadline_s,
-            environment={"OMP_NUM_THREADS": str(usable_cores())},
+            environment={"OMP_NUM_THREADS": str(usable_cores()), **(environment or {})},
             on_progress=say,
         )
         cost = Cost(seconds=usage.seconds, cpu_s=usage.cpu_s, peak_rss_bytes=usage.peak_rss_bytes)

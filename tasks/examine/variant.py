@@ -14,6 +14,7 @@ from tasks.core.records import Checkpoint, Evidence, Measurement, Question, Vari
 from tasks.core.settings import Settings
 from tasks.core.shared_store import store_of
 from tasks.core.store import Store
+from tasks.core.without_torch import WITHOUT_TORCH
 from tasks.examine.examination import (
     FramesRequest,
     Say,
@@ -82,6 +83,7 @@ def examine_variant(
         deadline_s=deadline_s(checkpoint.parameters, asked, protocol, passes=_PASSES),
         settings=settings,
         say=say,
+        environment=WITHOUT_TORCH,
     )
     metrics = {**_size(checkpoint, variant), **evidence.metrics}
     return evidence.model_copy(update={"frames": frames, "metrics": metrics, "cost": cost})

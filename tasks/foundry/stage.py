@@ -26,6 +26,7 @@ from tasks.core.records import (
 from tasks.core.settings import Settings
 from tasks.core.shared_store import store_of
 from tasks.core.staging import Staging
+from tasks.core.without_torch import WITHOUT_TORCH
 from tasks.foundry.edge.suite import FAILURES, EdgeFound, EdgeRequest, put_all_cases
 from tasks.foundry.reload import GROWTH, Reloaded, ReloadRequest, cycle_loads
 
@@ -156,6 +157,7 @@ class _Stage:
             Staged,
             log=self._log,
             deadline_s=DEADLINE_S,
+            environment=WITHOUT_TORCH,
             on_progress=self._say,
         )
         self._spent.append(usage)
