@@ -29,6 +29,9 @@ from tests.faults.workshop import Scene, scenario
 STEP = "edge cases int4"
 IN_STEP = in_child(STEP, EDGE, "edge cases 9/")
 CLEAR_WITHIN_S = 180.0
+# Longer than Prefect's client tries by itself (2 + 4 + 8 + 16 + 32 s), so that nothing but the
+# settings of `ingot up` brings a run through.
+AWAY_S = 80.0
 
 # One work pool and one trigger: what one scenario lets land, the worker of another would release.
 _pool = threading.Lock()
@@ -193,6 +196,8 @@ def server_comes_back_under_a_workers_run(scene: Scene) -> None:
         kill_tree(server)
         killed_at = time.time()
         os.kill(child, signal.SIGCONT)
+        wait_for(lambda: bench.finished_at(STEP, killed_at), "the step to end without a server")
+        time.sleep(max(0.0, killed_at + AWAY_S - time.time()))
         with prefect_server(folder, urlsplit(address).port):
             api.wait_for(release, "COMPLETED")
             fault = "kill -9 of the server under a worker's run"
