@@ -116,7 +116,7 @@ def verdicts(outcome: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def is_repeatable(metric: str) -> bool:
-    return not metric.startswith(("speed.", "soak.")) and "growth" not in metric
+    return not metric.startswith(("speed.", "soak.", "lengths.latency", "foundry.reload"))
 
 
 def timings(outcome: dict[str, Any]) -> dict[str, dict[str, Any]]:

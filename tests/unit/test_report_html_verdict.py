@@ -62,8 +62,8 @@ def test_champion_is_named_with_its_size_and_place() -> None:
 def test_smaller_variant_says_which_limit_it_breaks_and_by_how_much() -> None:
     verdict = verdict_of(sample_release())
     assert reasons(verdict) == {
-        "INT8": "ships: 1.9 MB: passes the 22 gates that could have stopped it; no smaller one "
-        "does; 99.0 % of its answers are right",
+        "INT8": "ships: 1.9 MB: passes the 22 gates that can stop a variant, and is the "
+        "smallest that does; 99.0 % of its answers are right",
         "INT4": "fails: 1.5 MB, smaller: fails a gate",
         "FP16": "not built: could not be built: the child was killed by SIGKILL. Next: free "
         "memory.",
@@ -116,13 +116,13 @@ def test_gates_that_were_not_passed_are_not_counted_as_passed() -> None:
         gate(GateVerdict.FAIL, Severity.WARN),
     ]
     words, more = beside(gates, {"energy": "no meter"})
-    assert "passes the 2 gates that could have stopped it" in words
-    assert more == "other gates: 1 undecided, 2 warnings, 1 not asked"
+    assert "passes the 2 gates that can stop a variant" in words
+    assert more == "other gates: 1 undecided, 2 warnings, 1 not applicable"
 
 
 def test_nothing_stands_beside_a_variant_that_passes_whatever_is_asked() -> None:
     words, more = beside([gate(GateVerdict.PASS, Severity.BLOCK)], {})
-    assert "passes the gate that could have stopped it" in words
+    assert "passes the gate that can stop a variant" in words
     assert more == ""
 
 

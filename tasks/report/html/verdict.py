@@ -183,8 +183,8 @@ def _reason(
         return Reason(
             name,
             "passes" if is_withheld(release) else "ships",
-            f"{size}: passes {_stopping_gates(verdict)} that could have stopped it; no smaller one "
-            f"does{_right_share(release, variant)}",
+            f"{size}: passes {_stopping_gates(verdict)} that can stop a variant, and is the "
+            f"smallest that does{_right_share(release, variant)}",
             [],
             _beside(verdict),
         )
@@ -234,7 +234,7 @@ def _beside(verdict: VariantVerdict | None) -> str:
     counts = {
         "undecided": found.count(GateVerdict.INCONCLUSIVE),
         "warning" if warnings == 1 else "warnings": warnings,
-        "not asked": len(verdict.not_asked),
+        "not applicable": len(verdict.not_asked),
     }
     others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"other gates: {others}" if others else ""
