@@ -175,6 +175,9 @@ def _start_ray(stack: ExitStack, address: str | None, workers: int) -> TaskRunne
     from prefect_ray import RayTaskRunner
 
     options: dict[str, Any] = {"log_to_driver": False}
+    if "RAY_AUTH_TOKEN" in os.environ:
+        # `ray start` takes a token for this by itself, whoever joins does not (2.60).
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     if address is None:
         # Or Ray writes one into the user's home and leaves it there (2.60).
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

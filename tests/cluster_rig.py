@@ -24,6 +24,7 @@ from tests.s3_server import s3_server
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE_S = 400.0
+STARTS = 3  # of a Ray node
 BUCKET = "ingot"
 PROCESSES = 2  # of each Dask worker
 
@@ -94,6 +95,7 @@ def rig(folder: Path) -> Iterator[Rig]:
             "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks",
             "PYTHONPATH": str(REPOSITORY),
             "RAY_AUTH_TOKEN": secrets.token_hex(32),  # or Ray writes one into this user's home
+            "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         made = Rig(folder, environment, stack)
@@ -128,19 +130,26 @@ def start_ray(rig: Rig, homes: list[str], **environment: str) -> str:
     head = ("--head", "--port", address.partition(":")[2], "--include-dashboard", "false")
     head = (*head, "--temp-dir", scratch)
     # Two nodes of one machine would take each other's ports from the default range.
-    ports = ("--min-worker-port", "0", "--max-worker-port", "0", "--ray-client-server-port", "0")
+    ports = ("--min-worker-port", "0", "--max-worker-port", "0", "--ray-client-server-port")
     size = ("--num-cpus", "2", "--object-store-memory", "100000000")
-    common = ("--node-ip-address", "127.0.0.1", *size, *ports, "--block", "--disable-usage-stats")
-    for home in homes:
-        place = head if home == homes[0] else ("--address", address)
-        command = ("-m", "ray.scripts.scripts", "start", *place, *common)
+    common = ("--node-ip-address", "127.0.0.1", *size, "--block", "--disable-usage-stats")
+    for before, home in enumerate(homes):
+        place = head if before == 0 else ("--address", address)
+        command = ("-m", "ray.scripts.scripts", "start", *place, *common, *ports, str(free_port()))
         told = {"INGOT_HOME": str(rig.folder / home), **environment}
-        node = rig.start(home, *command, **told)
         # Ray gives its own processes 30 s to start, whatever else the machine does.
-        while nodes_of(rig, address) <= homes.index(home):
-            if node.poll() is not None:
-                node = rig.start(home, *command, **told)
+        for _ in range(STARTS):
+            if joins(rig, rig.start(home, *command, **told), address, before):
+                break
+        else:
+            raise AssertionError(f"no Ray node of {home}: see its log in {rig.folder}")
     return address
+
+
+def joins(rig: Rig, node: subprocess.Popen[bytes], address: str, before: int) -> bool:
+    """Wait until a node is one more in its cluster, or has ended."""
+    wait_until(lambda: node.poll() is not None or nodes_of(rig, address) > before)
+    return node.poll() is None
 
 
 def nodes_of(rig: Rig, address: str) -> int:
