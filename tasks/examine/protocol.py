@@ -237,7 +237,7 @@ _PROFILES: dict[ExaminationProfile, dict[str, Any]] = {
         "profile": ExaminationProfile.SMOKE,
         "max_questions": 300,
         "most_questions": 300,
-        "kld_max_questions": 300,
+        "kld_max_questions": 240,
         "control_max_questions": 16,
         "control_windows": 2,
         "decode_max_questions": 4,
