@@ -19,6 +19,7 @@ VENV = ROOT / ".venv"
 SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 PINS = ROOT / "requirements"
+PARTS = ("runtime", "cluster", "dev")  # of what is installed
 
 
 def run(*command: str | Path, check: bool = True, silent: bool = False) -> int:
@@ -36,9 +37,14 @@ def stamp_of(*files: Path) -> str:
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
+def stamp_file(name: str) -> Path:
+    """Where it is kept for which files a work was done."""
+    return VENV / f".{name}.sha256"
+
+
 def once(name: str, files: list[Path], work: Callable[[], None]) -> None:
     """Do the work unless it was done for exactly these files."""
-    stamp = VENV / f".{name}.sha256"
+    stamp = stamp_file(name)
     wanted = stamp_of(*files)
     if stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
         return
@@ -100,14 +106,11 @@ def environment(*, development: bool = False, cluster: bool = False) -> None:
     names = ("torch-cpu.txt", "runtime.txt", "cuda.txt")
     runtime = [*(PINS / name for name in names), ROOT / "pyproject.toml"]
     once("runtime", runtime, install_runtime)
-    files = list(runtime)
     if development or cluster:
-        files.append(PINS / "cluster.txt")
         once("cluster", [*runtime, PINS / "cluster.txt"], lambda: install("cluster.txt"))
     if development:
-        files.append(PINS / "dev.txt")
         once("dev", [*runtime, PINS / "dev.txt"], lambda: install("dev.txt"))
-    once("compiled", files, compile_modules)
+    once("compiled", [stamp for stamp in map(stamp_file, PARTS) if stamp.exists()], compile_modules)
 
 
 def demo(arguments: list[str]) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tasks.core.errors import VariantUnusable
 from tasks.core.records import Message
+from tasks.examine.genai_folder import GenaiFolder, session_options
 from tasks.examine.out_of_memory import lack_of_memory_named
 
 Logits = NDArray[np.float32]
@@ -71,14 +72,13 @@ class Engine:
         og.disable_telemetry_events()
         with engine_words(f"cannot load {folder.name}"):
             config = og.Config(str(folder))
-            config.overlay(json.dumps(_session_options(threads)))
+            config.overlay(session_options(threads))
             self._model = og.Model(config)
             self._tokenizer = og.Tokenizer(self._model)
-        model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        eos = model["eos_token_id"]
-        self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
-        self.context_length: int = model["context_length"]
-        self.vocabulary_size: int = model["vocab_size"]
+        says = GenaiFolder.read(folder)
+        self.eos_token_ids = says.eos_token_ids
+        self.context_length = says.context_length
+        self.vocabulary_size = says.vocabulary_size
         self._generator: Any = None
         self._capacity = 0
         self._turn = 0
@@ -221,15 +221,6 @@ class Engine:
         if guidance is not None:  # never with min_length: "compute_mask() called after stop"
             parameters.set_guidance(guidance.kind, guidance.text)
         return og.Generator(self._model, parameters)
-
-
-def _session_options(threads: int | None) -> dict[str, Any]:
-    # Spinning threads burn the cores that the other examinations run on: 179 ms a token with,
-    # 82 ms without, on a busy machine (measured). It does not change a bit of the results.
-    options: dict[str, Any] = {"session.intra_op.allow_spinning": "0"}
-    if threads:
-        options["intra_op_num_threads"] = threads
-    return {"model": {"decoder": {"session_options": options}}}
 
 
 def _pieces(tokens: Sequence[int], size: int) -> Iterator[NDArray[np.int32]]:

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 BUILD_TARGET = "tasks.variants.build_child:build"
 FAN_OUT_TARGET = "tasks.variants.build_child:build_together"
+BUILD_TARGETS = frozenset({BUILD_TARGET, FAN_OUT_TARGET})
 PROBE_TARGET = "tasks.variants.probe:probe_variant"
 
 # CPU time of the slowest step, quantising, by weight: 32 ns for rtn and the default, 530 ns for

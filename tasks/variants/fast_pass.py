@@ -65,13 +65,12 @@ class FastGenAIBuilder(Pass):  # type: ignore[misc]  # olive has no types
         calls = {n: BuilderOptions.model_validate(c) for n, c in config.variants.items()}
         output = Path(output_model_path)
         output.mkdir(parents=True, exist_ok=True)
+        fan_out = _FanOut(model.model_name_or_path, settings)
         if not config.folder:
             (call,) = calls.values()
-            fan_out = _FanOut(model.model_name_or_path, settings)
             fan_out.add("", call, output)
             fan_out.write(keep_on=False)
             return as_olive_model(model, output)
-        fan_out = _FanOut(model.model_name_or_path, settings)
         for name, call in calls.items():
             with fan_out.failing_alone(name):
                 fan_out.add(name, call, Path(config.folder, name))

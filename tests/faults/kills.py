@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tasks.variants.build import FAN_OUT_TARGET
 from tests.faults.chain import Fault, children_killed, kill, struck_and_resumed
 from tests.faults.points import Point, at_rename, at_write, in_child, of_step
 from tests.faults.predecessor import put_champion_in_place
 from tests.faults.workshop import Scene, scenario
 
 BUILD = "tasks.variants.build_child"
-BUILD_TOGETHER = "tasks.variants.build_child:build_together"
 PROBE = "tasks.variants.probe"
 REFERENCE = "tasks.examine.reference_child"
 VARIANT = "tasks.examine.variant_child"
@@ -90,8 +90,8 @@ def flow_killed_while_variants_are_built_together(scene: Scene) -> None:
     bench.forget_build("int4")
     kills = _kills(
         "build int4",
-        in_child("build fp32 and int4 together", BUILD_TOGETHER, "starting Olive"),
-        in_child("build fp32 and int4 together, both made", BUILD_TOGETHER, "reading back"),
+        in_child("build fp32 and int4 together", FAN_OUT_TARGET, "starting Olive"),
+        in_child("build fp32 and int4 together, both made", FAN_OUT_TARGET, "reading back"),
         at_rename("build fp32 and int4 together, one of them kept", BUILT_ANY, "after"),
     )
     struck_and_resumed(bench, kills, scene.warm.champion, scene.tell)

@@ -22,7 +22,7 @@ from tasks.core.settings import Settings
 from tasks.core.store import MANIFEST, Store
 from tasks.foundry import ledger
 from tasks.report.load import load_run
-from tasks.variants.build import BUILD_TARGET, FAN_OUT_TARGET
+from tasks.variants.build import BUILD_TARGETS
 from tests.faults.points import Meeting
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -173,7 +173,7 @@ def builds_begun(meeting: Meeting) -> dict[str, int]:
     """Count the builds that were begun, by precision."""
     counts: dict[str, int] = {}
     for entry in meeting.entries():
-        if entry["kind"] == "start" and entry["role"] in (BUILD_TARGET, FAN_OUT_TARGET):
+        if entry["kind"] == "start" and entry["role"] in BUILD_TARGETS:
             for precision in entry["subjects"]:
                 counts[precision] = counts.get(precision, 0) + 1
     return counts

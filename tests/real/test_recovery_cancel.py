@@ -18,7 +18,7 @@ import pytest
 
 from tasks.core.housekeeping import clear_leftovers
 from tasks.core.settings import Settings
-from tasks.variants.build import BUILD_TARGET, FAN_OUT_TARGET
+from tasks.variants.build import BUILD_TARGETS
 from tests.slowness import MOST, slowness
 
 pytestmark = [
@@ -139,8 +139,7 @@ class Site:
         return str(self.api.get(f"/flow_runs/{run}").json()["state_name"])
 
     def builders(self) -> list[psutil.Process]:
-        targets = {BUILD_TARGET, FAN_OUT_TARGET}
-        return [process for process in self.of_runs() if targets & set(process.cmdline())]
+        return [one for one in self.of_runs() if BUILD_TARGETS & set(one.cmdline())]
 
 
 @contextmanager

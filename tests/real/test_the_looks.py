@@ -18,7 +18,10 @@ import pytest
 
 from tasks.core.files import sync_file, sync_folder
 from tasks.core.store import Store
+from tasks.variants.build import BUILD_TARGET, FAN_OUT_TARGET
+from tasks.variants.build_records import BuildRequest, FanOutRequest
 from tests.faults import inside, look
+from tests.faults.bench import Bench
 from tests.faults.points import FOLDER, Meeting, of_step
 from tests.faults.power_cut import cut_power
 
@@ -127,6 +130,24 @@ def test_process_that_stays_is_seen(home: Path, monkeypatch: pytest.MonkeyPatch)
     finally:
         process.kill()
         process.wait()
+
+
+def test_build_too_many_is_seen_alone_and_together(tmp_path: Path) -> None:
+    bench = Bench.at(tmp_path, None, tmp_path / "prefect", tmp_path / "questions.jsonl")
+    for target, request in (
+        (BUILD_TARGET, {"recipe": {"precision": "int4"}}),
+        (FAN_OUT_TARGET, {"recipes": [{"precision": "fp32"}, {"precision": "int4"}]}),
+    ):
+        (tmp_path / "request.json").write_text(json.dumps(request))
+        start = {"kind": "start", "role": target, "subjects": inside._subjects([str(tmp_path)])}
+        inside._append(bench.meeting.journal, json.dumps(start))
+    assert {"recipes"} <= set(FanOutRequest.model_fields)
+    assert {"recipe"} <= set(BuildRequest.model_fields)
+    bench.require_builds({"fp32": 1, "int4": 2}, most_in_all=3)
+    assert bench.problems == []
+    bench.require_builds({"int4": 1})
+    bench.require_builds({"fp32": 1, "int4": 2}, most_in_all=2)
+    assert len(bench.problems) == 3
 
 
 # ------------------------------------------------------------------ what the shim writes down

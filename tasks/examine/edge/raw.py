@@ -6,13 +6,14 @@ that loads damaged folders uses it too, and imported in child processes only.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime_genai as og
+
+from tasks.examine.genai_folder import GenaiFolder, session_options
 
 _RANKED = 8
 _EVENTS = 64
@@ -71,16 +72,13 @@ class RawEngine:
     def __init__(self, folder: Path) -> None:
         og.disable_telemetry_events()
         config = og.Config(str(folder))
-        # Spinning threads burn the cores that other examinations run on; no bit depends on it.
-        quiet = {"session_options": {"session.intra_op.allow_spinning": "0"}}
-        config.overlay(json.dumps({"model": {"decoder": quiet}}))
+        config.overlay(session_options())
         self._model = og.Model(config)
         self._tokenizer = og.Tokenizer(self._model)
-        model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        eos = model["eos_token_id"]
-        self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
-        self.context_length: int = model["context_length"]
-        self.vocabulary_size: int = model["vocab_size"]
+        says = GenaiFolder.read(folder)
+        self.eos_token_ids = says.eos_token_ids
+        self.context_length = says.context_length
+        self.vocabulary_size = says.vocabulary_size
 
     def render(self, turns: str, tools: str | None = None) -> str:
         """Render a conversation, given as JSON text, with the folder's chat template."""
