@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
+
+from tests.patient_client import patient_client
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE_S = 240.0
@@ -28,6 +29,7 @@ class Ingot:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self._client = patient_client(self.api)
         plain = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
         self.environment = {
             **plain,
@@ -83,12 +85,14 @@ class Ingot:
         return found
 
     def post(self, path: str, body: object = None) -> Any:
-        answer = httpx.post(f"{self.api}{path}", json=body or {}, timeout=60, trust_env=False)
-        answer.raise_for_status()
-        return answer.json()
+        answer = self._client.post(path, json=body or {}).raise_for_status()
+        return answer.json() if answer.content else None
 
     def delete(self, path: str) -> None:
-        httpx.delete(f"{self.api}{path}", timeout=60, trust_env=False).raise_for_status()
+        self._client.delete(path).raise_for_status()
+
+    def put(self, path: str, body: object) -> None:
+        self._client.put(path, json=body).raise_for_status()
 
     def runs(self) -> list[dict[str, Any]]:
         """Give the runs that are more than planned, oldest first."""

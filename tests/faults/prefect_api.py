@@ -13,11 +13,10 @@ import httpx
 
 from tests.faults.bench import Bench
 from tests.faults.runs import REPOSITORY, wait_for
+from tests.patient_client import patient_client
 
 _deployed: set[str] = set()
 _mutex = threading.Lock()
-
-BUSY_S = 60.0
 
 
 class PrefectApi:
@@ -104,10 +103,6 @@ class PrefectApi:
         return self._ask("POST", path, json=document).json()
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Ask again while the server is busy, as Prefect's own client does: SQLite was locked."""
-        ends_at = time.monotonic() + BUSY_S
-        while True:
-            answer = httpx.request(method, f"{self._address}/{path}", timeout=60, **options)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > ends_at:
-                return answer.raise_for_status()
-            time.sleep(1)
+        # A client of its own, because faults ask from several threads.
+        with patient_client(self._address) as client:
+            return client.request(method, path, **options).raise_for_status()

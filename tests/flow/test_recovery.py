@@ -17,6 +17,7 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL
 
+from tests.patient_client import patient_client
 from tests.slowness import MOST, slowness
 
 pytestmark = [
@@ -195,7 +196,7 @@ def test_stopped_command_ends_its_children_and_says_so(
         assert "run the same command again" in stopped.said
         assert "Traceback" not in stopped.said
     query = {"flows": {"name": {"any_": ["recovery"]}}, "sort": "START_TIME_DESC", "limit": 1}
-    (run,) = httpx.post(f"{api}/flow_runs/filter", json=query).json()
+    (run,) = patient_client(api).post("/flow_runs/filter", json=query).json()
     assert run["state_name"] == "Cancelled"
     assert number.name in run["state"]["message"]
 

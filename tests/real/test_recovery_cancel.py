@@ -19,6 +19,7 @@ import pytest
 from tasks.core.housekeeping import clear_leftovers
 from tasks.core.settings import Settings
 from tasks.variants.build import BUILD_TARGETS
+from tests.patient_client import patient_client
 from tests.slowness import MOST, slowness
 
 pytestmark = [
@@ -60,7 +61,7 @@ class Site:
             "DO_NOT_TRACK": "1",
             "PYTHONPATH": str(REPOSITORY),
         }
-        self.api = httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60)
+        self.api = patient_client(f"http://127.0.0.1:{port}/api")
         self._port = port
         self._processes: list[subprocess.Popen[bytes]] = []
 

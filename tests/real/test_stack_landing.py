@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -53,12 +52,10 @@ def _examine_briefly(ingot: Ingot) -> None:
     value = action["parameters"]["request"]["value"]
     brief = value["template"].rstrip().removesuffix("}")
     value["template"] = f'{brief}, "examination": "smoke", "precisions": ["int4"]}}'
-    address = f"{ingot.api}/automations/{trigger['id']}"
     changed = {
         key: trigger[key] for key in ("name", "description", "enabled", "trigger", "actions")
     }
-    answer = httpx.put(address, json=changed, timeout=60, trust_env=False)
-    assert answer.is_success, answer.text
+    ingot.put(f"/automations/{trigger['id']}", changed)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +143,7 @@ def test_same_bytes_again_build_nothing(ingot: Ingot, sharded: Path) -> None:
         "resource": {"prefect.resource.id": "checkpoint.0123456789abcdef"},
         "payload": {"path": str(again), "name": "demo"},
     }
-    httpx.post(f"{ingot.api}/events", json=[event], timeout=60, trust_env=False).raise_for_status()
+    ingot.post("/events", [event])
     runs = soon(lambda: ended(ingot, 2), "the second run's end", RELEASE_S)
     assert len(ingot.runs()) == 2
     assert runs[1]["state_type"] == "COMPLETED", runs[1]["state"]

@@ -24,6 +24,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.patient_client import patient_client
 from tests.stack_compose import filled_in, read_compose
 
 pytestmark = pytest.mark.real
@@ -221,7 +222,7 @@ def test_deployments_are_prepared_and_a_worker_runs_one(team: Team) -> None:
     assert prepare.returncode == 0, prepare.stderr
     names = prepare.stdout.split()
     assert {"release/on-checkpoint", "soak/weekly"} <= set(names)
-    with httpx.Client(base_url=team.api, auth=AUTH, timeout=60, trust_env=False) as client:
+    with patient_client(team.api, auth=AUTH) as client:
         for name in names:
             client.get(f"/deployments/name/{name}").raise_for_status()
         nightly = client.get("/deployments/name/release/nightly").json()["parameters"]
