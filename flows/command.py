@@ -22,6 +22,7 @@ from tasks.core.errors import EnvironmentUnfit, IngotError, InputError, named
 if TYPE_CHECKING:
     from flows.approval import Asker
     from flows.parameters import ReleaseRequest
+    from flows.preflight import Order
     from tasks.core.records import Release
 
 NO_VARIANT_PASSED = 3
@@ -92,6 +93,9 @@ NewestOption = Annotated[
         "--newest", help="The folder holds checkpoints: take the newest without a verdict."
     ),
 ]
+AgainOption = Annotated[
+    bool, typer.Option("--again", help="Run the flow even when nothing has changed since.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 
@@ -113,6 +117,7 @@ def release(
     policy: PolicyOption = None,
     approve: ApproveOption = False,
     newest: NewestOption = False,
+    again: AgainOption = False,
     json: JsonOption = False,
 ) -> None:
     """Build, examine and judge the variants of a checkpoint; register the smallest that passes."""
@@ -131,16 +136,18 @@ def release(
         "approval": approve,
         "newest": newest,
     }
-    _release(fields, json=json)
+    _release(fields, again=again, json=json)
 
 
 @app.command()
 def demo(
-    examination: ExaminationOption = ExaminationProfile.SMOKE, json: JsonOption = False
+    examination: ExaminationOption = ExaminationProfile.SMOKE,
+    again: AgainOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Release the demo checkpoint that Ingot ships: the whole way in about two minutes."""
     fields = {"checkpoint": DEMO / "checkpoint", "name": "demo", "examination": examination}
-    _release(fields, json=json)
+    _release(fields, again=again, json=json)
 
 
 @app.command()
@@ -350,21 +357,26 @@ def _options(
     return dict(locals())
 
 
-def _release(fields: Mapping[str, object], *, json: bool) -> None:
+def _release(fields: Mapping[str, object], *, again: bool, json: bool) -> None:
     from flows.approval_prompt import require_terminal, terminal_asker
     from flows.display import StepDisplay, console_for, print_release
+    from flows.unchanged import unchanged_release
+    from tasks.core.settings import Settings
 
     console = console_for(json=json)
     with errors_shown(json):
-        request = _request(fields, json=json)
+        request, order = _request(fields, json=json)
         if request.approval:
             require_terminal(json=json)
         with StepDisplay(console) as display:
-            outcome = _run(request, terminal_asker(console, display))
+            before = None if again else unchanged_release(request, order, Settings())
+            outcome = before or _run(request, terminal_asker(console, display))
         if json:
-            _print_json(outcome.model_dump(mode="json"))
+            _print_json({**outcome.model_dump(mode="json"), "unchanged": before is not None})
         else:
             print_release(console, outcome)
+            if before:
+                console.print("Nothing has changed since that run; --again releases anew.")
     if outcome.registration is None:
         unfinished = bool(outcome.environment_faults)
         raise typer.Exit(EnvironmentUnfit.exit_code if unfinished else NO_VARIANT_PASSED)
@@ -375,7 +387,7 @@ def _here(path: Path | None) -> Path | None:
     return path.expanduser().absolute() if path else None
 
 
-def _request(fields: Mapping[str, object], *, json: bool) -> ReleaseRequest:
+def _request(fields: Mapping[str, object], *, json: bool) -> tuple[ReleaseRequest, Order]:
     """Refuse what is wrong before Prefect is even imported."""
     from pydantic import ValidationError
 
@@ -392,8 +404,7 @@ def _request(fields: Mapping[str, object], *, json: bool) -> ReleaseRequest:
         ) from problem
     if request.newest:
         request = _newest(request, json=json)
-    check_request(request)
-    return request
+    return request, check_request(request)
 
 
 def _newest(request: ReleaseRequest, *, json: bool) -> ReleaseRequest:

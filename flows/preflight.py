@@ -29,12 +29,14 @@ class Order:
     """A request whose input files could be read.
 
     Attributes:
+        weight_files: names of the safetensors files in use.
         recipes: one for each precision asked for, in the order of preference.
         question: the one that the registered champion is asked.
         protocol: how the variants are examined.
     """
 
     checkpoint: Path
+    weight_files: list[str]
     recipes: list[Recipe]
     questions: QuestionFile
     question: Question
@@ -71,12 +73,13 @@ def check_request(request: ReleaseRequest) -> Order:
     """
     checkpoint = placed(request.checkpoint, "the checkpoint folder")
     choose_name(request.name, checkpoint)
-    inspect_checkpoint(checkpoint)
+    inspection = inspect_checkpoint(checkpoint)
     path = _question_file(request, checkpoint)
     questions = load_questions(path)
     overrides = request.options.model_dump(exclude_none=True)
     order = Order(
         checkpoint=checkpoint,
+        weight_files=[shard.path.name for shard in inspection.weights.shards],
         recipes=plan_recipes(
             request.precisions,
             profile=request.profile,

@@ -26,6 +26,7 @@ from flows.preflight import check_request
 from flows.run_name import rename_run
 from flows.runners import prepare_cluster, runner_of
 from flows.step_log import StepLog
+from flows.unchanged import note_release
 from tasks.checkpoint.task import admit_checkpoint
 from tasks.core.child import children_stopped_on_interrupt
 from tasks.core.errors import IngotError, named
@@ -123,6 +124,7 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
             registration = ship(champion, checkpoint.name, order.question, run, failures)
             found = found.model_copy(update={"registration": registration})
         outcome = findings.publish(found)
+        note_release(order, outcome, Settings())
     artifacts.show_release(outcome)
     return final_state(outcome)
 

@@ -63,7 +63,15 @@ class Rig:
     ) -> subprocess.Popen[bytes]:
         """Start the command."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.command", "release", *map(str, arguments), "--json"],
+            [
+                sys.executable,
+                "-m",
+                "flows.command",
+                "release",
+                *map(str, arguments),
+                "--again",
+                "--json",
+            ],
             env={**self.environment, "INGOT_HOME": str(self.folder / home), **environment},
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tasks.checkpoint.admit import admit_checkpoint
-from tasks.core.checkpoint_files import checkpoint_entries
+from tasks.core.checkpoint_files import FileState, file_states
 from tasks.core.files import write_text_atomically
 from tasks.core.records import Digest, Record
 from tasks.core.reservations import reserve_reading
@@ -25,10 +25,10 @@ class Known(Record):
     """What was read in a checkpoint folder.
 
     Attributes:
-        files: name, size, times of change and inode of each of its files, then.
+        files: that were in it then.
     """
 
-    files: list[tuple[str, int, int, int, int]]
+    files: list[FileState]
     digest: Digest
 
 
@@ -51,7 +51,7 @@ class KnownDigests:
             ResourceBusy: it changed meanwhile.
             OSError: it cannot be read.
         """
-        files = _stat(folder)
+        files = file_states(folder)
         known = self._known.get(str(folder))
         if known is None or known.files != files:
             with reserve_reading(step=f"read {folder.name}"):
@@ -64,16 +64,6 @@ class KnownDigests:
         kept = {str(folder) for folder in folders}
         memory = _Memory(folders={k: v for k, v in sorted(self._known.items()) if k in kept})
         write_text_atomically(self._file, memory.model_dump_json(indent=1) + "\n")
-
-
-def _stat(folder: Path) -> list[tuple[str, int, int, int, int]]:
-    found = []
-    for entry in checkpoint_entries(folder):
-        state = entry.stat()
-        name = entry.relative_to(folder).as_posix()
-        # The time of the inode's change too: copying may keep the other one.
-        found.append((name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
-    return found
 
 
 def _read(file: Path) -> dict[str, Known]:

@@ -14,6 +14,8 @@ from tasks.core.errors import CheckpointRefused
 from tasks.core.files import digest_of, sha256_file
 from tasks.core.records import Checkpoint
 
+FileState = tuple[str, int, int, int, int]  # name, size, times of change, inode
+
 # transformers writes named chat templates here; the only folder below a checkpoint that counts.
 TEMPLATE_FOLDER = "additional_chat_templates"
 
@@ -40,6 +42,21 @@ def checkpoint_entries(folder: Path) -> list[Path]:
         OSError: the folder cannot be read.
     """
     return sorted(folder.iterdir()) + sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))
+
+
+def file_states(folder: Path) -> list[FileState]:
+    """Give what tells, without reading a byte, that a checkpoint's files look untouched.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found = []
+    for entry in checkpoint_entries(folder):
+        state = entry.stat()
+        name = entry.relative_to(folder).as_posix()
+        # The time of the inode's change too: copying may keep the other one.
+        found.append((name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+    return found
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

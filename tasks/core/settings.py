@@ -93,6 +93,11 @@ class Settings(BaseSettings):
         return self.home / "runs"
 
     @property
+    def made(self) -> Path:
+        """What the last release of each name was made of."""
+        return self.home / "made"
+
+    @property
     def logs(self) -> Path:
         """Log files of child processes."""
         return self.home / "logs"

@@ -6,6 +6,7 @@ answer is, are not known here. Importing this module loads nothing heavy.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -104,6 +105,26 @@ def of_the_service(doing: str, index: Path) -> Iterator[None]:
         yield
     except sdk.FoundryLocalException as problem:
         raise service_error(str(problem), doing=doing, index=index) from problem
+
+
+def newest_in_index(index: Path, alias: str) -> RegisteredModel | None:
+    """Read from the index file, starting nothing, what an alias means; None where it cannot be."""
+    try:
+        document = json.loads((index / INDEX_FILE).read_text(encoding="utf-8"))
+        found = [
+            RegisteredModel(
+                model_id=info["id"],
+                version=info["version"],
+                digest=info["stringProperties"].get(DIGEST_PROPERTY),
+                folder=Path(one["model_path"]),
+                is_cached=Path(one["model_path"]).is_dir(),
+            )
+            for one in document["models"]
+            if (info := one["model_info"])["alias"] == alias
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return max(found, key=lambda entry: entry.version, default=None)
 
 
 class FoundryRuntime:

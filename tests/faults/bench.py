@@ -16,7 +16,7 @@ from tests.faults.points import FOLDER, Meeting, Point
 from tests.faults.runs import REPOSITORY, Champion, Run
 
 SHIM = Path(__file__).resolve().parent / "shim"
-ORDER = ("--name", "demo", "-p", "int4", "--examination", "smoke", "--json")
+ORDER = ("--name", "demo", "-p", "int4", "--examination", "smoke", "--again", "--json")
 COMMAND = "deployments.command"
 
 

@@ -19,10 +19,11 @@ from tasks.core.records import Message, Registration, Variant
 from tasks.core.settings import Settings
 from tasks.core.store import Store
 from tasks.foundry import proof, register_child
+from tasks.foundry.in_place import is_in_place
 from tasks.foundry.ledger import champion_of, record_champion
 from tasks.foundry.register import RegisterRequest, register_champion
 from tasks.foundry.roll_back import roll_back
-from tasks.foundry.runtime import foundry_runtime
+from tasks.foundry.runtime import INDEX_FILE, foundry_runtime
 from tests.foundry_variants import edited_config, publish, question
 
 pytestmark = pytest.mark.real
@@ -71,6 +72,23 @@ def test_writers_at_once_give_the_same_bytes_one_id_and_other_bytes_another(
     with ThreadPoolExecutor(2) as pool:
         rest = list(pool.map(lambda each: registered(settings, each), (other, third)))
     assert {each.model_id for each in rest} == {f"{ALIAS}:2", f"{ALIAS}:3"}
+
+
+def test_champion_is_in_place_while_index_and_folder_say_so(settings: Settings) -> None:
+    first = publish(settings)
+    registration = registered(settings, first)
+    champion = record_champion(settings, "tiny", registration, first, run_id="run")
+    assert is_in_place(champion, settings)
+    size = (file := registration.path / "genai_config.json").stat().st_size
+    file.chmod(0o644)
+    file.unlink()
+    assert not is_in_place(champion, settings)
+    file.write_text(" " * size)
+    assert is_in_place(champion, settings)  # names and sizes are looked at, no bytes
+    registered(settings, publish(settings, edited_config(top_k=7)))
+    assert not is_in_place(champion, settings)  # the alias means another version now
+    (settings.foundry / INDEX_FILE).unlink()
+    assert not is_in_place(champion, settings)
 
 
 def test_deleted_folder_heals_under_the_same_id(settings: Settings) -> None:

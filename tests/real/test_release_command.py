@@ -94,12 +94,24 @@ def test_run_folder_holds_report_metrics_and_raw_rows(released: Any) -> None:
 
 def test_second_run_builds_nothing_and_keeps_the_id(released: Any) -> None:
     ingot, first = released
-    answer = ingot("demo", "--json")
+    answer = ingot("demo", "--again", "--json")
     assert answer.returncode == 0, answer.stderr
     second = json.loads(answer.stdout)
     assert set(second["cached"]) >= BUILDS | {"examine int4", "stage int4", "measure speed"}
     assert second["registration"]["model_id"] == first["registration"]["model_id"]
     assert second["registration"]["created"] is False
+
+
+def test_unchanged_release_stands_and_starts_nothing(released: Any) -> None:
+    ingot, _ = released
+    last = json.loads(ingot("demo", "--again", "--json").stdout)
+    logs = {file for file in ingot.files() if file.startswith("logs")}
+    found = json.loads(ingot("demo", "--json").stdout)
+    assert (last.pop("unchanged"), found.pop("unchanged")) == (False, True)
+    assert found == last
+    shown = ingot("demo").stdout
+    assert f"none since run {last['run_id']}" in shown
+    assert {file for file in ingot.files() if file.startswith("logs")} == logs
 
 
 def test_terminal_shows_table_champion_question_answer_and_report(released: Any) -> None:
