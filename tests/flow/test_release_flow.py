@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from flows import unchanged
 from flows.parameters import ReleaseRequest
+from flows.preflight import check_request
 from flows.release import release
 from tasks.checkpoint import admit
 from tasks.core.errors import (
@@ -57,6 +59,22 @@ def test_the_smallest_variant_that_passes_is_registered(workshop: Workshop, run:
     assert outcome.registration.model_id == "demo-int4-cpu:1"
     assert outcome.report.is_file()
     assert (outcome.report.parent / "metrics.json").is_file()
+
+
+def test_run_notes_what_it_was_made_of(
+    workshop: Workshop,
+    run: Any,
+    demo_checkpoint: Path,
+    demo_questions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unchanged, "is_in_place", lambda champion, settings: True)
+    _, outcome = run()
+    fields = {"checkpoint": demo_checkpoint, "questions": demo_questions, "name": "demo"}
+    request = ReleaseRequest.model_validate(fields)
+    found = unchanged.unchanged_release(request, check_request(request), Settings())
+    assert found is not None
+    assert (found.run_id, found.registration) == (outcome.run_id, outcome.registration)
 
 
 def test_int8_ships_when_int4_fails_a_gate(workshop: Workshop, run: Any) -> None:
