@@ -428,7 +428,7 @@ def _run(request: ReleaseRequest, asker: Asker) -> Release:
     from flows.supervision import run_flow, stoppable
     from tasks.core.records import Release
 
-    with stoppable(), start_prefect() as watch:
+    with stoppable(), start_prefect("flows.release") as watch:
         from flows.approval import asking
         from flows.release import release as flow
 

@@ -6,9 +6,10 @@ releases.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from flows.prefect_server import EmbeddedServer
 from flows.server_watch import ServerWatch, require_prefect_api, without_secrets
@@ -35,11 +36,14 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def start_prefect() -> Iterator[ServerWatch]:
+def start_prefect(meanwhile: str) -> Iterator[ServerWatch]:
     """Have a Prefect API answer while the block runs: the configured one, else an embedded one.
 
     Gives the watch that tells when the server is gone for good; an embedded one is started anew
     when it dies.
+
+    Args:
+        meanwhile: module to import while an embedded server starts, which takes as long.
 
     Raises:
         EnvironmentUnfit: the configured API cannot be used, or the embedded one did not start.
@@ -49,20 +53,27 @@ def start_prefect() -> Iterator[ServerWatch]:
     if api := stack_api(Settings()):  # that of `ingot up`, unless another is configured
         os.environ.setdefault("PREFECT_API_URL", api)
     end_orphans()
-    with step("start Prefect") as say:
-        say("importing")
-        from prefect.settings import (
-            PREFECT_API_URL,
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-            temporary_settings,
-        )
+    with ExitStack() as started:
+        with step("start Prefect") as say:
+            say("importing")
+            # Begun before Prefect is imported, which takes seconds too; nearly always rightly.
+            server = None if os.environ.get("PREFECT_API_URL") else _begin_embedded(started)
+            from prefect.settings import (
+                PREFECT_API_URL,
+                PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+                temporary_settings,
+            )
 
-        configured = PREFECT_API_URL.value()
-        say(without_secrets(configured) or "embedded server")
-        server = None if configured else _start_embedded()
-        if server is None:
-            require_prefect_api()
-    try:
+            configured = PREFECT_API_URL.value()
+            say(without_secrets(configured) or "embedded server")
+            if server is not None and configured:  # by a profile
+                server.stop()
+                server = None
+            importlib.import_module(meanwhile)
+            if server is not None:
+                server.wait()
+            else:
+                require_prefect_api()
         address = {} if server is None else {PREFECT_API_URL: server.address}
         # No heartbeats: nobody watches a command's, and their thread ends a second late.
         with (
@@ -74,15 +85,13 @@ def start_prefect() -> Iterator[ServerWatch]:
             finally:
                 if not are_threads_left_behind():
                     send_the_rest()
-    finally:
-        if server is not None:
-            server.stop()
 
 
-def _start_embedded() -> EmbeddedServer:
+def _begin_embedded(started: ExitStack) -> EmbeddedServer:
     log_file = Settings().logs / f"prefect-server-{os.getpid()}.log"
     server = EmbeddedServer(log_file, dict(os.environ))
-    server.start()
+    started.callback(server.stop)
+    server.begin()
     return server
 
 

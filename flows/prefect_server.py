@@ -68,11 +68,24 @@ class EmbeddedServer:
         Raises:
             EnvironmentUnfit: it ended, or did not answer in time.
         """
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
+        """Start it, and do not wait."""
         with self._mutex:
             self._process = self._spawn()
-        deadline = time.monotonic() + STARTS_WITHIN_S
+
+    def wait(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            EnvironmentUnfit: it ended, or did not answer in time.
+        """
+        deadline, process = time.monotonic() + STARTS_WITHIN_S, self._process
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            ended = process is None or process.poll() is not None
+            if ended or time.monotonic() > deadline:
                 self.stop()
                 raise EnvironmentUnfit(
                     "the embedded Prefect server did not start",

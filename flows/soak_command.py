@@ -52,7 +52,7 @@ def run(request: SoakRequest) -> SoakRun:
     from flows.supervision import run_flow, stoppable
     from tasks.report.soak_run import SoakRun
 
-    with stoppable(), start_prefect() as watch:
+    with stoppable(), start_prefect("flows.soak") as watch:
         from flows.soak import soak
 
         outcome = run_flow(soak, request, watch)

@@ -24,6 +24,7 @@ import psutil
 from pydantic import BaseModel
 
 from tasks.core.errors import named
+from tasks.core.imports import collector_off
 from tasks.core.without_torch import leave_torch_out_if_asked
 
 PR_SET_PDEATHSIG = 1
@@ -110,7 +111,8 @@ def _print_traceback() -> None:
 def _call(target: str, request_file: Path) -> dict[str, Any]:
     leave_torch_out_if_asked()
     module, _, name = target.partition(":")
-    function: Callable[[BaseModel], BaseModel] = getattr(importlib.import_module(module), name)
+    with collector_off():
+        function: Callable[[BaseModel], BaseModel] = getattr(importlib.import_module(module), name)
     hints = typing.get_type_hints(function)
     request_type = next(kind for key, kind in hints.items() if key != "return")
     request = request_type.model_validate_json(request_file.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tasks.variants.build_records import (
     NotCovered,
 )
 from tasks.variants.genai_config import GENAI_CONFIG, settings_for, verify_genai_config
+from tasks.variants.lean_olive import import_olive, known_to_olive
 from tasks.variants.olive_config import fan_out_config, olive_config, package_config
 from tasks.variants.recipes import builder_way, check_recipe, recipe_slug
 
@@ -86,7 +87,8 @@ def _build_alone(request: BuildRequest, recipe: Recipe, why_plain: str) -> Build
             output=work / "output",
             cache=work / "cache",
             settings=settings,
-        )
+        ),
+        checkpoint,
     )
     return _take_over(work / "output", request.model_folder, checkpoint, recipe, why_plain)
 
@@ -110,7 +112,8 @@ def build_together(request: FanOutRequest) -> FanOutResult:
             output=output,
             cache=request.work_folder / "cache",
             settings=settings_for(request.checkpoint),
-        )
+        ),
+        request.checkpoint,
     )
     report = FanOutReport.model_validate_json((output / REPORT_FILE).read_text(encoding="utf-8"))
     built: dict[str, BuildResult] = {}
@@ -150,17 +153,21 @@ def _take_over(
     )
 
 
-def run_olive(config: dict[str, Any]) -> None:
+def run_olive(config: dict[str, Any], checkpoint: Checkpoint | None = None) -> None:
     """Run one workflow with our pass.
+
+    Args:
+        config: of the workflow.
+        checkpoint: whose bytes are known; Olive hashes the folder where it is None.
 
     Raises:
         ToolFailed: there is no output model; says what Olive logged.
         IngotError: whatever our pass raised from Ingot's tree.
         OSError: the disk is full, for one.
     """
-    from olive.workflows import run
-
-    with _logged_failures() as failures:
+    run = import_olive()
+    known = known_to_olive(checkpoint) if checkpoint else nullcontext()
+    with _logged_failures() as failures, known:
         outcome = run(copy.deepcopy(config), package_config=package_config())  # it takes keys out
     if outcome.has_output_model():
         return

@@ -20,6 +20,7 @@ from typing import Any, cast
 import onnx_ir as ir
 import torch
 
+from tasks.core.imports import collector_off
 from tasks.variants.build_records import NotCovered
 from tasks.variants.builder_options import BuilderOptions, key_value_arguments
 
@@ -109,7 +110,8 @@ class GraphBuilder:
         Raises:
             NotCovered: this model's class saves itself in a way of its own.
         """
-        from onnxruntime_genai.models import builder
+        with collector_off():
+            from onnxruntime_genai.models import builder
 
         with self._captured() as captured, tempfile.TemporaryDirectory() as cache:
             # A file in it keeps the builder from removing the folder under our feet.

@@ -23,6 +23,7 @@ from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 
 from tasks.core.graph import MODEL_FILE
+from tasks.core.imports import collector_off
 from tasks.core.progress import report_progress
 from tasks.variants.builder_graph import BUILDER_VERSION
 from tasks.variants.builder_options import key_value_arguments, require_known_options
@@ -89,7 +90,8 @@ class GenAIBuilder(Pass):  # type: ignore[misc]  # olive has no types
 
 
 def _run_builder(checkpoint: str, folder: Path, config: Any) -> None:
-    from onnxruntime_genai.models import builder
+    with collector_off():
+        from onnxruntime_genai.models import builder
 
     arguments = key_value_arguments(config.options)
     # The builder removes its cache folder when it is empty, and Olive's own pass hands it the

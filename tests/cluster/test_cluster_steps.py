@@ -136,7 +136,7 @@ EMBEDDED = """
 import os, psutil
 from prefect import flow
 from flows.embedded_server import start_prefect
-with start_prefect():
+with start_prefect('prefect'):
     from flows.fan_out import settle
     from flows.runners import runner_of
     from tasks.core.settings import Settings

@@ -88,7 +88,7 @@ def main(diary: Path, seconds: float, patience_s: float) -> None:
     server_watch.PATIENCE_S = patience_s
     code: object = 0
     try:
-        with errors_shown(json=False), stoppable(), start_prefect() as watch:
+        with errors_shown(json=False), stoppable(), start_prefect("prefect") as watch:
             request = Request(diary=diary, seconds=seconds)
             note(diary, f"made {run_flow(small_release(), request, watch)}")
     except typer.Exit as problem:
