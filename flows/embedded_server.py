@@ -15,6 +15,7 @@ from flows.prefect_server import EmbeddedServer
 from flows.server_watch import ServerWatch, require_prefect_api, without_secrets
 from flows.stack_server import stack_api
 from flows.supervision import are_threads_left_behind, leave_threads_behind
+from tasks.core.imports import collector_off
 from tasks.core.offspring import end_orphans
 from tasks.core.progress import step
 from tasks.core.settings import Settings
@@ -58,18 +59,19 @@ def start_prefect(meanwhile: str) -> Iterator[ServerWatch]:
             say("importing")
             # Begun before Prefect is imported, which takes seconds too; nearly always rightly.
             server = None if os.environ.get("PREFECT_API_URL") else _begin_embedded(started)
-            from prefect.settings import (
-                PREFECT_API_URL,
-                PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-                temporary_settings,
-            )
+            with collector_off():
+                from prefect.settings import (
+                    PREFECT_API_URL,
+                    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+                    temporary_settings,
+                )
 
+                importlib.import_module(meanwhile)
             configured = PREFECT_API_URL.value()
             say(without_secrets(configured) or "embedded server")
             if server is not None and configured:  # by a profile
                 server.stop()
                 server = None
-            importlib.import_module(meanwhile)
             if server is not None:
                 server.wait()
             else:

@@ -6,12 +6,14 @@ It ends with the command that started it; `flows/prefect_server.py` is the other
 
 from __future__ import annotations
 
+import importlib
 import socket
 import sys
 
 import uvicorn
 
 from tasks.core.child_main import leave_when_stdin_ends
+from tasks.core.imports import collector_off
 
 APPLICATION = "prefect.server.api.server:create_app"
 
@@ -20,6 +22,11 @@ def main(endpoint: str) -> None:
     """Serve until told to stop, or until the parent is gone."""
     # Not by PR_SET_PDEATHSIG, which fires when the *thread* that started us ends.
     leave_when_stdin_ends()
+    with collector_off():
+        importlib.import_module(APPLICATION.partition(":")[0])
+        plugins = importlib.import_module("prefect.plugins")
+    # They only add types of blocks, and importing prefect-dask takes a second (3.8.8).
+    plugins.load_prefect_collections = dict  # type: ignore[attr-defined]
     kind, _, number = endpoint.partition(":")
     config = uvicorn.Config(
         APPLICATION, factory=True, host="127.0.0.1", port=int(number), log_level="error"
