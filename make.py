@@ -149,7 +149,8 @@ def test(arguments: list[str]) -> None:
     """Run every check and every test."""
     lint([])
     # Each file on one of two workers, whose servers and models it shares with the file before.
-    run(PYTHON, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", *arguments)
+    workers = ("--numprocesses", "2", "--dist", "loadfile")
+    run(PYTHON, "-m", "pytest", *workers, "--durations", "15", *arguments)
 
 
 def test_faults(arguments: list[str]) -> None:

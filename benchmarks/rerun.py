@@ -1,21 +1,28 @@
-"""A release that was made before, made again: everything is a cache hit, the hashing remains."""
+"""A release that was made before, asked for again: nothing changed, the hashing remains.
+
+Beside it the flow run again all the same, where every step that measures is a cache hit.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.arithmetic import Figure
 from benchmarks.checkpoints import checkpoint_of
 from benchmarks.kept import Kept
+from benchmarks.machine import sources_digest
 from benchmarks.places import Work
 from benchmarks.records import Lane, Model, NotMeasured, Plan, Readings, Section, Table
 from benchmarks.runner import cost_of, python, run_rounds, tell
 from benchmarks.server import ingot_environment, running_server
 from tasks.core.records import Checkpoint
 
-HASH, AGAIN, SERVED = "hashing alone", "the release again", "again, Prefect's server running"
+HASH, AGAIN = "hashing alone", "the release again"
+FLOW, SERVED = "the flow again", "the flow again, Prefect's server running"
+_FLOW = "--again"
 _CODES = (0, 3)  # a random model may pass no gate: then nothing is registered, and that is well
 
 
@@ -27,8 +34,9 @@ def measure(work: Work, plan: Plan, kept: Kept) -> None:
         served = {**ingot_environment(work, home), "PREFECT_API_URL": address}
         lanes = [
             Lane(HASH, lambda _round: _hash(model, work)),
-            Lane(AGAIN, lambda _round: _again(model, home, {}, work, plan)),
-            Lane(SERVED, lambda _round: _again(model, home, served, work, plan)),
+            Lane(AGAIN, lambda _round: _again(model, home, [], {}, work, plan)),
+            Lane(FLOW, lambda _round: _again(model, home, [_FLOW], {}, work, plan)),
+            Lane(SERVED, lambda _round: _again(model, home, [_FLOW], served, work, plan)),
         ]
         run_rounds(lanes, plan, kept)
 
@@ -42,21 +50,30 @@ def _command(model: Model, work: Work, plan: Plan) -> list[str]:
 
 
 def _again(
-    model: Model, home: Path, environment: dict[str, str], work: Work, plan: Plan
+    model: Model,
+    home: Path,
+    options: Sequence[str],
+    environment: dict[str, str],
+    work: Work,
+    plan: Plan,
 ) -> Readings:
     own = {**ingot_environment(work, home), **environment}
     command = _command(model, work, plan)
     with work.scratch("again") as folder:
         said = folder / "release.json"
-        if not (home / "first.txt").is_file():
+        first, sources = home / "first.txt", sources_digest()
+        if not first.is_file() or first.read_text(encoding="utf-8") != sources:
             tell("  releasing for the first time: long")
             cost_of(command, work, environment=own, output=said, codes=_CODES)
-            (home / "first.txt").write_text("done\n", encoding="utf-8")
-        cost = cost_of(command, work, environment=own, output=said, codes=_CODES)
+            first.write_text(sources, encoding="utf-8")
+        cost = cost_of([*command, *options], work, environment=own, output=said, codes=_CODES)
         found = json.loads(said.read_text(encoding="utf-8"))
     if "cached" not in found:
         raise NotMeasured(f"the release ended with {found.get('message', 'no outcome')}")
-    return {**cost.readings(), "cached_steps": float(len(found["cached"]))}
+    if found["unchanged"] == bool(options):
+        raise NotMeasured("a release that did not change was made, or one that was asked for not")
+    cached = 0 if found["unchanged"] else len(found["cached"])
+    return {**cost.readings(), "cached_steps": float(cached)}
 
 
 def _hash(model: Model, work: Work) -> Readings:
@@ -76,9 +93,9 @@ def tables(kept: Kept) -> list[Table]:
             kept.figure(name, "seconds").in_words(),
             "-" if name == HASH else kept.seconds_beyond(name, HASH).in_words(),
             kept.figure(name, "cpu_s").in_words(),
-            "-" if name == HASH else kept.figure(name, "cached_steps").in_words(),
+            kept.figure(name, "cached_steps").in_words() if name in (FLOW, SERVED) else "-",
         ]
-        for name in (HASH, AGAIN, SERVED)
+        for name in (HASH, AGAIN, FLOW, SERVED)
     ]
     header = ["what", "wall s", "beyond hashing s", "CPU s", "steps that were cache hits"]
     return [Table("A release again", header, rows)]
@@ -88,8 +105,9 @@ SECTION = Section(
     name="rerun",
     title="A release again",
     about=(
-        "`ingot release` of a checkpoint that was released before, against reading and hashing the "
-        "checkpoint's files in a process of its own, the start of Python included."
+        "`ingot release` of a checkpoint that was released before, with and without `--again`, "
+        "against reading and hashing the checkpoint's files in a process of its own, the start of "
+        "Python included."
     ),
     settings=("size", "questions"),
     measure=measure,
