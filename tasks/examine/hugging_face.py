@@ -15,6 +15,7 @@ from jinja2.exceptions import TemplateError
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from tasks.core.imports import collector_off
 from tasks.core.records import Message
 from tasks.examine.out_of_memory import lack_of_memory_named
 from tasks.examine.template import TemplateRefusal
@@ -82,8 +83,9 @@ def hugging_face_logits(
     Raises:
         DoesNotFit: memory ran out.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
+    with collector_off():
+        import torch
+        from transformers import AutoModelForCausalLM
 
     with lack_of_memory_named("cannot load the checkpoint with transformers"):
         model: Any = AutoModelForCausalLM.from_pretrained(
