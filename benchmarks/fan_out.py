@@ -38,7 +38,7 @@ from tasks.variants.olive_config import olive_config, package_config
 
 FAST, PLAIN = "Ingot, all at once", "Ingot, one by one"
 FAST_4 = f"{FAST}, with FP32"
-OLIVE, OLIVE_4 = "Olive, three runs", "Olive, four runs, with FP32"
+OLIVE = "Olive, three runs"
 LLAMA = "llama.cpp, three files"
 _FILES = {F16: "fp16", Q8_0: "int8", Q4_0: "int4"}  # which of our variants each is held against
 
@@ -47,7 +47,6 @@ _INGOT = {
     FAST_4: (Builder.FAST, WITH_REFERENCE),
     PLAIN: (Builder.PLAIN, VARIANTS),
 }
-_OLIVE = {OLIVE: VARIANTS, OLIVE_4: WITH_REFERENCE}
 
 
 def measure(work: Work, plan: Plan, kept: Kept) -> None:
@@ -55,7 +54,7 @@ def measure(work: Work, plan: Plan, kept: Kept) -> None:
     model = checkpoint_of(plan.size, work)
     lanes = [
         *(_ingot_lane(name, *how, model, work, plan) for name, how in _INGOT.items()),
-        *(_olive_lane(name, which, model, work, plan) for name, which in _OLIVE.items()),
+        _olive_lane(model, work, plan),
         _llama_lane(model, work, plan),
     ]
     run_rounds(lanes, plan, kept)
@@ -100,14 +99,12 @@ def _ingot_lane(
     return Lane(name, lambda _round: build_cost(model, builder, precisions, work, plan))
 
 
-def _olive_lane(
-    name: str, precisions: Sequence[Precision], model: Model, work: Work, plan: Plan
-) -> Lane:
+def _olive_lane(model: Model, work: Work, plan: Plan) -> Lane:
     def run(_round: int) -> Readings:
         warm(model.folder)
         sizes, costs = {}, []
         with work.scratch("olive") as output:
-            for recipe in recipes_for(precisions, Builder.PLAIN):
+            for recipe in recipes_for(VARIANTS, Builder.PLAIN):
                 # Each with a folder of its own, removed at the end as Ingot's are: a cache
                 # that another run left would make the next one look fast.
                 folder = output / recipe.precision
@@ -127,7 +124,7 @@ def _olive_lane(
                 shutil.rmtree(folder / "cache")
         return {**_together(costs).readings(), **_sizes(sizes, model)}
 
-    return Lane(name, run)
+    return Lane(OLIVE, run)
 
 
 def _model_bytes(folder: Path) -> int:
@@ -208,12 +205,12 @@ def figures(kept: Kept) -> dict[str, Figure]:
 
 def tables(kept: Kept) -> list[Table]:
     """Show every lane, and its time as a part of Olive's."""
-    names = (FAST, PLAIN, OLIVE, LLAMA, FAST_4, OLIVE_4)
+    names = (FAST, FAST_4, PLAIN, OLIVE, LLAMA)
     cost = Table(
         "Cost",
         ["lane", "wall s", "of Olive's", "CPU s", "peak RAM GiB", "peak disk GB"],
         [_cost_row(kept, name) for name in names],
-        "Olive's: three runs, or four where FP32 is built too. Peak RAM: the largest process.",
+        "Peak RAM: the largest process.",
     )
     sizes = Table(
         "Size over the bfloat16 source",
@@ -234,8 +231,7 @@ def tables(kept: Kept) -> list[Table]:
 
 
 def _cost_row(kept: Kept, name: str) -> list[str]:
-    base = OLIVE_4 if name.endswith("FP32") else OLIVE
-    part = ratio(kept.values(name, "seconds"), kept.values(base, "seconds"))
+    part = ratio(kept.values(name, "seconds"), kept.values(OLIVE, "seconds"))
     return [
         name,
         kept.figure(name, "seconds").in_words(),
