@@ -94,7 +94,8 @@ NewestOption = Annotated[
     ),
 ]
 AgainOption = Annotated[
-    bool, typer.Option("--again", help="Run the flow even when nothing has changed since.")
+    bool,
+    typer.Option("--again", help="Run the flow even where nothing has changed."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
@@ -374,9 +375,7 @@ def _release(fields: Mapping[str, object], *, again: bool, json: bool) -> None:
         if json:
             _print_json({**outcome.model_dump(mode="json"), "unchanged": before is not None})
         else:
-            print_release(console, outcome)
-            if before:
-                console.print("Nothing has changed since that run; --again releases anew.")
+            print_release(console, outcome, is_unchanged=before is not None)
     if outcome.registration is None:
         unfinished = bool(outcome.environment_faults)
         raise typer.Exit(EnvironmentUnfit.exit_code if unfinished else NO_VARIANT_PASSED)

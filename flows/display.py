@@ -167,7 +167,7 @@ def print_environment(console: Console, environment: Environment) -> None:
         console.print("[green]Fit:[/] nothing is missing here.")
 
 
-def print_release(console: Console, release: Release) -> None:
+def print_release(console: Console, release: Release, *, is_unchanged: bool = False) -> None:
     """Print the variants, the champion with its answer, and where the report is."""
     console.print()
     print_rows(console, f"Variants of {release.name}", variants_rows(release, intervals=False))
@@ -186,5 +186,8 @@ def print_release(console: Console, release: Release) -> None:
         console.print(f"[bold]Question[/]  {escape(registered.question)}")
         console.print(f"[bold]Answer[/]    {escape(registered.answer)}")
     console.print(f"[bold]Report[/]    {escape(str(release.report))}", soft_wrap=True)
+    if is_unchanged:
+        console.print("Nothing has changed since that run; --again runs it all the same.")
+        return
     cached = f", {len(release.cached)} steps cached" if release.cached else ""
     console.print(f"[dim]{release.seconds:.1f} s{cached}[/]")

@@ -72,17 +72,18 @@ class EmbeddedServer:
         self.wait()
 
     def begin(self) -> None:
-        """Start it, and do not wait."""
+        """Start its process, which imports, and touches no database before `wait`."""
         with self._mutex:
             self._process = self._spawn()
 
     def wait(self) -> None:
-        """Wait until it answers.
+        """Let it serve, and wait until it answers.
 
         Raises:
             EnvironmentUnfit: it ended, or did not answer in time.
         """
         deadline, process = time.monotonic() + STARTS_WITHIN_S, self._process
+        _let_serve(process)
         while not self._answers():
             ended = process is None or process.poll() is not None
             if ended or time.monotonic() > deadline:
@@ -105,6 +106,7 @@ class EmbeddedServer:
             self._restarts += 1
             log.warning("the embedded Prefect server ended; starting it again")
             self._process = self._spawn()
+            _let_serve(self._process)
             return True
 
     def stop(self) -> None:
@@ -142,7 +144,7 @@ class EmbeddedServer:
         endpoint = f"fd:{handed_on[0]}" if handed_on else f"port:{self._port}"
         with self.log_file.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "flows.server_main", endpoint],
+                [sys.executable, "-m", "flows.server_main", endpoint, "when-told"],
                 stdin=subprocess.PIPE,  # its end tells the server that the command is gone
                 stdout=output,
                 stderr=output,
@@ -163,3 +165,10 @@ class EmbeddedServer:
         except OSError:
             return "no answer"
         return lines[-1] if lines else "no answer"
+
+
+def _let_serve(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None and process.stdin is not None:
+        with contextlib.suppress(OSError):  # it ended; whoever waits for it sees that
+            process.stdin.write(b"\n")
+            process.stdin.flush()

@@ -26,7 +26,8 @@ from flows.preflight import check_request
 from flows.run_name import rename_run
 from flows.runners import prepare_cluster, runner_of
 from flows.step_log import StepLog
-from flows.unchanged import note_release
+from flows.unchanged import forget_release, note_release
+from tasks.checkpoint.admit import choose_name
 from tasks.checkpoint.task import admit_checkpoint
 from tasks.core.child import children_stopped_on_interrupt
 from tasks.core.errors import IngotError, named
@@ -94,6 +95,7 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
         with step("read request") as say:
             order = check_request(request)
             say(order.in_one_line)
+        inputs = forget_release(order, choose_name(request.name, order.checkpoint), Settings())
         prepare_cluster(Settings())
         clear_leftovers(Settings())
         environment = check_environment()
@@ -124,7 +126,7 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
             registration = ship(champion, checkpoint.name, order.question, run, failures)
             found = found.model_copy(update={"registration": registration})
         outcome = findings.publish(found)
-        note_release(order, outcome, Settings())
+        note_release(inputs, order, outcome, tuned, examination.all_evidence, Settings())
     artifacts.show_release(outcome)
     return final_state(outcome)
 

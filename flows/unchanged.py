@@ -2,7 +2,8 @@
 
 A release that was made before would be cache hits only, and starting Prefect for them takes longer
 than reading the checkpoint. So the command asks here first; a run of the flow notes what it was
-made of. Stricter than the caches: any change of Ingot, of a package or of the machine counts.
+made of, if it registered a champion and all was measured. Any doubt runs the flow, whose caches are
+finer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -18,10 +23,11 @@ from flows.parameters import ReleaseRequest
 from flows.preflight import Order
 from tasks.checkpoint.admit import choose_name
 from tasks.core.checkpoint_files import FileState, checkpoint_digest, file_states
-from tasks.core.errors import InputError
+from tasks.core.errors import IngotError
+from tasks.core.fairness import is_fair
 from tasks.core.files import digest_of, sha256_file, write_text_atomically
 from tasks.core.progress import step
-from tasks.core.records import Digest, Record, Release
+from tasks.core.records import Digest, Evidence, Record, Release
 from tasks.core.reservations import reserve_reading
 from tasks.core.settings import Settings
 from tasks.environment.check import machine_class
@@ -30,30 +36,31 @@ from tasks.environment.packages import compare_packages, read_pins
 from tasks.foundry.in_place import is_in_place
 from tasks.foundry.ledger import champion_of
 from tasks.judge.policy import policy_digest
-from tasks.report.approval import is_withheld
 from tasks.report.load import load_run
+
+if TYPE_CHECKING:
+    from tasks.examine.speed.tune import Tuned
 
 log = logging.getLogger(__name__)
 
 _SOURCES = Path(__file__).resolve().parents[1]
 _PACKAGES = ("flows", "tasks")
+_SPEED = "speed"  # the suite whose clock must have been fair
 
 
 class Made(Record):
-    """What the last release of a name was made of, and what came of it.
+    """What the last release of a name was made of.
 
     Attributes:
         inputs: digest over all that decides but the checkpoint, see `inputs_digest`.
         files: of the checkpoint, as they lay there.
         checkpoint: digest of their bytes.
-        champion: model id that the name stood for afterwards; None for no champion.
     """
 
     inputs: Digest
     files: list[FileState]
     checkpoint: Digest
     run_id: str
-    champion: str | None
 
 
 def unchanged_release(request: ReleaseRequest, order: Order, settings: Settings) -> Release | None:
@@ -64,68 +71,133 @@ def unchanged_release(request: ReleaseRequest, order: Order, settings: Settings)
     """
     name = choose_name(request.name, order.checkpoint)
     made = _read(_file_of(settings, name))
-    if made is None or request.approval or made.inputs != inputs_digest(order):
+    if made is None or request.approval:
         return None
     with step("look for changes") as say:
-        if not _is_as_it_was(made, name, order.checkpoint, settings):
-            say("found: releasing anew")
-            return None
-        with reserve_reading(step=f"read {name}", say=say):
-            digest = checkpoint_digest(order.checkpoint, order.weight_files)
         try:
-            release = load_run(settings.runs / made.run_id).release
-        except InputError as problem:
+            release = _standing(made, name, order, settings, say)
+        except (OSError, IngotError) as problem:
             log.warning("%s is released anew: %s", name, problem)
-            return None
-        if digest != made.checkpoint or not release.report.is_file():
-            say("found: releasing anew")
-            return None
-        say(f"none since run {made.run_id}, digest {digest[:12]}")
-    return release
+            release = None
+        say(f"none since run {release.run_id}" if release else "found: releasing anew")
+    return release and _as_asked_for_now(release, request, order)
 
 
-def note_release(order: Order, release: Release, settings: Settings) -> None:
-    """Note what a release was made of, unless another try could come to something else."""
-    if release.failures or is_withheld(release):
-        return
-    champion = champion_of(settings, release.name)
-    made = Made(
-        inputs=inputs_digest(order),
-        files=file_states(order.checkpoint),
-        checkpoint=release.checkpoint.digest,
-        run_id=release.run_id,
-        champion=champion.model_id if champion else None,
-    )
+def forget_release(order: Order, name: str, settings: Settings) -> Digest | None:
+    """Forget what the last release of a name was made of, and digest what this one is made of.
+
+    A run that fails or is killed leaves no note of one before it. None where it cannot be told.
+    """
     try:
-        write_text_atomically(
-            _file_of(settings, release.name), made.model_dump_json(indent=1) + "\n"
+        _file_of(settings, name).unlink(missing_ok=True)
+        return inputs_digest(order)
+    except (OSError, IngotError) as problem:
+        log.warning("the next release of %s will be made anew: %s", name, problem)
+        return None
+
+
+def note_release(
+    inputs: Digest | None,
+    order: Order,
+    release: Release,
+    tuned: Tuned,
+    evidence: Sequence[Evidence],
+    settings: Settings,
+) -> None:
+    """Note what a release was made of, unless another try could come to something else.
+
+    Args:
+        inputs: their digest when the run began; what changed since is not what it was made of.
+        order: of the release.
+        release: how it ended.
+        tuned: and the machine that it was tuned on.
+        evidence: of all examinations.
+        settings: where the note is kept.
+    """
+    if release.registration is None or release.failures or not is_settled(tuned, evidence):
+        return
+    try:
+        if inputs is None or inputs != inputs_digest(order):
+            return
+        made = Made(
+            inputs=inputs,
+            files=file_states(order.checkpoint),
+            checkpoint=release.checkpoint.digest,
+            run_id=release.run_id,
         )
-    except OSError as problem:  # only costs time
+        file = _file_of(settings, release.name)
+        write_text_atomically(file, made.model_dump_json(indent=1) + "\n")
+    except (OSError, IngotError) as problem:  # only costs time
         log.warning("what %s was made of cannot be noted: %s", release.run_id, problem)
 
 
+def is_settled(tuned: Tuned, evidence: Iterable[Evidence]) -> bool:
+    """Tell whether all was measured, and on a machine that was free: as the caches ask for."""
+    parts = list(evidence)
+    was_fair = all(is_fair(part.metrics) is True for part in parts if part.suite == _SPEED)
+    return was_fair and tuned.is_settled() and all(part.is_settled() for part in parts)
+
+
 def inputs_digest(order: Order) -> Digest:
-    """Digest all that decides a release but the checkpoint: order, Ingot, packages, machine."""
+    """Digest all that decides a release but the checkpoint: order, Ingot, packages, machine.
+
+    Raises:
+        OSError: a source file cannot be read.
+        ToolMissing: it cannot be told which packages are needed.
+    """
+    settings = Settings()
     packages = compare_packages(read_pins())
     parts = [
         [recipe.model_dump(mode="json") for recipe in order.recipes],
         order.questions.digest,
         order.protocol.model_dump(mode="json"),
         policy_digest(order.policy),
-        [package.model_dump(mode="json") for package in packages],
+        [settings.runner, settings.cluster, settings.shared],
+        [sys.version, platform.platform(), *_installed()],
         machine_class(read_cpu(), packages),
         _sources_digest(),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _is_as_it_was(made: Made, name: str, checkpoint: Path, settings: Settings) -> bool:
-    if file_states(checkpoint) != made.files:
-        return False
+def _standing(
+    made: Made, name: str, order: Order, settings: Settings, say: Callable[[str], None]
+) -> Release | None:
+    if made.inputs != inputs_digest(order) or file_states(order.checkpoint) != made.files:
+        return None
+    release = load_run(settings.runs / made.run_id).release
     champion = champion_of(settings, name)
-    if champion is None or made.champion is None:
-        return champion is None and made.champion is None
-    return champion.model_id == made.champion and is_in_place(champion, settings)
+    if (
+        release.name != name
+        or release.registration is None
+        or champion is None
+        or champion.model_id != release.registration.model_id
+        or not is_in_place(champion, settings)
+        or not release.report.is_file()
+    ):
+        return None
+    with reserve_reading(step=f"read {name}", say=say):
+        digest = checkpoint_digest(order.checkpoint, order.weight_files)
+    return release if digest == made.checkpoint else None
+
+
+def _as_asked_for_now(release: Release, request: ReleaseRequest, order: Order) -> Release:
+    """Give the outcome with the paths of this request, and as one that registered nothing new."""
+    assert release.registration is not None
+    return release.model_copy(
+        update={
+            "checkpoint": release.checkpoint.model_copy(update={"path": order.checkpoint}),
+            "questions": order.questions,
+            "policy": request.policy,
+            "registration": release.registration.model_copy(update={"created": False}),
+        }
+    )
+
+
+def _installed() -> list[str]:
+    """Name every installed distribution with its version, by the folders that say so."""
+    folders = (folder for place in sys.path for folder in Path(place).glob("*.dist-info"))
+    return sorted({folder.name for folder in folders})
 
 
 def _sources_digest() -> str:

@@ -111,7 +111,7 @@ def _print_traceback() -> None:
 def _call(target: str, request_file: Path) -> dict[str, Any]:
     leave_torch_out_if_asked()
     module, _, name = target.partition(":")
-    with collector_off():
+    with collector_off(at_start=True):
         function: Callable[[BaseModel], BaseModel] = getattr(importlib.import_module(module), name)
     hints = typing.get_type_hints(function)
     request_type = next(kind for key, kind in hints.items() if key != "return")

@@ -12,7 +12,10 @@ from tasks.foundry.runtime import newest_in_index
 
 
 def is_in_place(champion: Champion, settings: Settings) -> bool:
-    """Tell whether a champion is what its alias means, and has all its files."""
+    """Tell whether a champion is what its alias means, and has all its files.
+
+    Only reads, so it holds no lock: what is just being changed there may be seen either way.
+    """
     alias, _, version = champion.model_id.rpartition(":")
     newest = newest_in_index(settings.foundry, alias)
     if newest is None or newest.model_id != champion.model_id:

@@ -122,9 +122,9 @@ def newest_in_index(index: Path, alias: str) -> RegisteredModel | None:
             for one in document["models"]
             if (info := one["model_info"])["alias"] == alias
         ]
+        return max(found, key=lambda entry: entry.version, default=None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return max(found, key=lambda entry: entry.version, default=None)
 
 
 class FoundryRuntime:

@@ -196,7 +196,8 @@ def test_stopped_command_ends_its_children_and_says_so(
         assert "run the same command again" in stopped.said
         assert "Traceback" not in stopped.said
     query = {"flows": {"name": {"any_": ["recovery"]}}, "sort": "START_TIME_DESC", "limit": 1}
-    (run,) = patient_client(api).post("/flow_runs/filter", json=query).json()
+    with patient_client(api) as client:
+        (run,) = client.post("/flow_runs/filter", json=query).json()
     assert run["state_name"] == "Cancelled"
     assert number.name in run["state"]["message"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,8 @@ import pytest
 from prefect import __version__
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows import server_watch
+from flows import embedded_server, server_watch
+from flows.embedded_server import ENVIRONMENT, start_prefect
 from flows.prefect_server import MOST_RESTARTS, EmbeddedServer
 from flows.server_watch import ServerWatch, require_prefect_api, without_secrets
 from tasks.core.errors import EnvironmentUnfit
@@ -168,6 +171,77 @@ def test_server_that_never_starts_is_refused_with_its_last_words(tmp_path: Path)
         server.start()
     assert str(tmp_path / "server.log") in caught.value.next_step
     assert server.pid is None
+
+
+def test_server_touches_no_database_before_it_is_told_to_serve(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "flows.server_main", "port:0", "when-told"],
+        env={
+            **os.environ,
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "PYTHONPATH": str(Path.cwd()),
+        },
+        stdin=subprocess.DEVNULL,  # nobody is there to tell it
+        check=False,
+    )
+    assert ended.returncode == 0
+    assert not list(tmp_path.rglob("*.db"))
+
+
+class Begun:
+    """A server that only remembers what was asked of it."""
+
+    address = "http://127.0.0.1:9/api"
+    log_file = Path("server.log")
+
+    def __init__(self, *_: object) -> None:
+        self.asked: list[str] = []
+        servers.append(self)
+
+    def begin(self) -> None:
+        self.asked.append("begin")
+
+    def wait(self) -> None:
+        self.asked.append("wait")
+
+    def stop(self) -> None:
+        self.asked.append("stop")
+
+
+servers: list[Begun] = []
+
+
+@pytest.fixture
+def unconfigured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("INGOT_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(embedded_server, "EmbeddedServer", Begun)
+    servers.clear()
+
+
+@pytest.mark.usefixtures("unconfigured")
+def test_import_that_fails_ends_the_server_that_was_begun() -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: None}),
+        pytest.raises(ModuleNotFoundError),
+        start_prefect("no_such_module"),
+    ):
+        pytest.fail("it began without its module")
+    assert servers[0].asked == ["begin", "stop"]
+
+
+@pytest.mark.usefixtures("unconfigured")
+def test_server_of_a_profile_is_used_and_the_begun_one_never_serves() -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(EnvironmentUnfit, match="does not answer"),
+        start_prefect("prefect"),
+    ):
+        pytest.fail("nobody answers there")
+    assert servers[0].asked[:2] == ["begin", "stop"]
+    assert "wait" not in servers[0].asked
 
 
 def test_server_that_dies_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
