@@ -25,7 +25,7 @@ def remarks(release: Release) -> Iterable[str]:
     if any(variant.precision is Precision.FP16 for variant in release.variants):
         yield (
             "FP16 weights are widened to FP32 while loading on x86 processors: FP16 saves disk "
-            "there, not memory or time."
+            "there, not memory or time. It is for other devices."
         )
     yield from _memory_remark(_first(release, "memory.peak_rss_bytes"))
     yield from _clock_remark(release)
