@@ -285,3 +285,9 @@ def test_report_never_needs_what_a_bare_release_lacks() -> None:
         frames_missing=[],
     )
     assert "| variant |" not in render_report(bare)
+
+
+def test_report_says_whom_fp16_is_for_where_there_is_one() -> None:
+    said = "FP16 saves disk there, not memory or time. It is for other devices."
+    assert said not in report_with()
+    assert said in report_with(variants=[variant(FP16, Precision.FP16, 2_000_000)])
