@@ -24,7 +24,7 @@ from flows.preflight import Order
 from tasks.checkpoint.admit import choose_name
 from tasks.core.checkpoint_files import FileState, checkpoint_digest, file_states
 from tasks.core.errors import IngotError
-from tasks.core.fairness import is_fair
+from tasks.core.fairness import is_in_doubt
 from tasks.core.files import digest_of, sha256_file, write_text_atomically
 from tasks.core.progress import step
 from tasks.core.records import Digest, Evidence, Record, Release
@@ -134,8 +134,8 @@ def note_release(
 def is_settled(tuned: Tuned, evidence: Iterable[Evidence]) -> bool:
     """Tell whether all was measured, and on a machine that was free: as the caches ask for."""
     parts = list(evidence)
-    was_fair = all(is_fair(part.metrics) is True for part in parts if part.suite == _SPEED)
-    return was_fair and tuned.is_settled() and all(part.is_settled() for part in parts)
+    doubted = any(is_in_doubt(part.metrics) for part in parts if part.suite == _SPEED)
+    return not doubted and tuned.is_settled() and all(part.is_settled() for part in parts)
 
 
 def inputs_digest(order: Order) -> Digest:
