@@ -20,13 +20,11 @@ from benchmarks.places import Work
 from benchmarks.records import Lane, Model, NotMeasured, Plan, Readings, Section, Table
 from benchmarks.runner import cost_of, python, run_rounds, tell
 from benchmarks.server import ingot_environment, running_server
-from tasks.core.records import Checkpoint
 from tasks.judge.policy import load_policy
 
 HASH, AGAIN = "hashing alone", "the release again"
 FLOW, SERVED = "the demo's flow again", "the demo's flow again, Prefect's server running"
 _DEMO = ("demo", "--again", "--json")
-_NOTE = "note"
 
 
 def measure(work: Work, plan: Plan, kept: Kept) -> None:
@@ -74,7 +72,7 @@ def _again(model: Model, home: Path, work: Work, plan: Plan) -> Readings:
     if not (home / "ledger").is_dir():
         tell("  releasing for the first time: long")
         cost_of([*command, "--again"], work, environment=own)
-    note = python("benchmarks.rerun", _NOTE, json.dumps(request | {"precisions": ["int4"]}))
+    note = python("benchmarks.rerun", json.dumps(request | {"precisions": ["int4"]}))
     cost_of(note, work, environment=own)
     cost, found = _outcome(command, own, work)
     if not found["unchanged"]:
@@ -103,7 +101,7 @@ def _outcome(
 
 
 def _hash(model: Model, work: Work) -> Readings:
-    return cost_of(python("benchmarks.rerun", model.record), work).readings()
+    return cost_of(python("benchmarks.hash_checkpoint", model.record), work).readings()
 
 
 def figures(kept: Kept) -> dict[str, Figure]:
@@ -143,19 +141,8 @@ SECTION = Section(
 )
 
 
-def main() -> int:
-    """Hash a checkpoint, as a process that does nothing else; or note its last release as final."""
-    if sys.argv[1] == _NOTE:
-        _note(sys.argv[2])
-        return 0
-    from tasks.core.checkpoint_files import checkpoint_digest
-
-    record = Checkpoint.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    print(checkpoint_digest(record.path, record.weight_files))
-    return 0
-
-
-def _note(request: str) -> None:
+def note(request: str) -> None:
+    """Note the release of the champion as one that nothing can change, whatever it left open."""
     from flows.parameters import ReleaseRequest
     from flows.preflight import check_request
     from flows.unchanged import inputs_digest, note_release
@@ -175,4 +162,4 @@ def _note(request: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    note(sys.argv[1])
