@@ -13,7 +13,7 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,6 @@ from flows.preflight import Order
 from tasks.checkpoint.admit import choose_name
 from tasks.core.checkpoint_files import FileState, checkpoint_digest, file_states
 from tasks.core.errors import IngotError
-from tasks.core.fairness import is_in_doubt
 from tasks.core.files import digest_of, sha256_file, write_text_atomically
 from tasks.core.progress import step
 from tasks.core.records import Digest, Evidence, Record, Release
@@ -131,11 +130,12 @@ def note_release(
         log.warning("what %s was made of cannot be noted: %s", release.run_id, problem)
 
 
-def is_settled(tuned: Tuned, evidence: Iterable[Evidence]) -> bool:
+def is_settled(tuned: Tuned, evidence: Sequence[Evidence]) -> bool:
     """Tell whether all was measured, and on a machine that was free: as the caches ask for."""
-    parts = list(evidence)
-    doubted = any(is_in_doubt(part.metrics) for part in parts if part.suite == _SPEED)
-    return not doubted and tuned.is_settled() and all(part.is_settled() for part in parts)
+    from tasks.examine.speed.measure import SpeedEvidence  # only a run needs it
+
+    timed = SpeedEvidence(evidence=[part for part in evidence if part.suite == _SPEED])
+    return timed.is_settled() and tuned.is_settled() and all(p.is_settled() for p in evidence)
 
 
 def inputs_digest(order: Order) -> Digest:

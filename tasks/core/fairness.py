@@ -34,11 +34,6 @@ def control_ratios(metrics: Mapping[str, Measurement]) -> dict[str, Measurement]
     }
 
 
-def is_in_doubt(metrics: Mapping[str, Measurement]) -> bool:
-    """Tell whether something was timed, and not on a clock that is known to be fair."""
-    return bool(metrics) and is_fair(metrics) is not True
-
-
 def is_fair(metrics: Mapping[str, Measurement]) -> bool | None:
     """Tell whether no comparison of the same weights with themselves came out different.
 

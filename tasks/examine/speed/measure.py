@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.core.fairness import is_in_doubt
+from tasks.core.fairness import is_fair
 from tasks.core.records import Digest, Evidence, Precision, Record, Variant
 from tasks.core.settings import Settings
 from tasks.core.shared_store import store_of
@@ -55,10 +55,9 @@ class SpeedEvidence(Record):
         """Only when all was measured on a fair clock; another hour may give a better one.
 
         The same weights against themselves are as fast as themselves: a ratio whose interval lies
-        wholly beyond 1 +- 0.05 says that the machine was busy. Where nobody knows, it is not kept;
-        where nothing was timed, because all was too dear for the profile, there is nothing to know.
+        wholly beyond 1 +- 0.05 says that the machine was busy. Where nobody knows, it is not kept.
         """
-        return all(part.is_settled() and not is_in_doubt(part.metrics) for part in self.evidence)
+        return all(part.is_settled() and is_fair(part.metrics) is True for part in self.evidence)
 
 
 def measure_speed(
