@@ -210,7 +210,7 @@ def tables(kept: Kept) -> list[Table]:
         "Cost",
         ["lane", "wall s", "of Olive's", "CPU s", "peak RAM GiB", "peak disk GB"],
         [_cost_row(kept, name) for name in names],
-        "Peak RAM: the largest process.",
+        "Of Olive's: of three runs, also where FP32 is built too. Peak RAM: the largest process.",
     )
     sizes = Table(
         "Size over the bfloat16 source",

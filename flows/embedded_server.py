@@ -65,17 +65,17 @@ def start_prefect(meanwhile: str) -> Iterator[ServerWatch]:
                     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
                     temporary_settings,
                 )
-
-                importlib.import_module(meanwhile)
             configured = PREFECT_API_URL.value()
             say(without_secrets(configured) or "embedded server")
             if server is not None and configured:  # by a profile
                 server.stop()
                 server = None
+            if server is None:
+                require_prefect_api()
+            with collector_off():
+                importlib.import_module(meanwhile)
             if server is not None:
                 server.wait()
-            else:
-                require_prefect_api()
         address = {} if server is None else {PREFECT_API_URL: server.address}
         # No heartbeats: nobody watches a command's, and their thread ends a second late.
         with (

@@ -29,12 +29,14 @@ class Order:
     """A request whose input files could be read.
 
     Attributes:
+        name: of the release, as it is in Foundry Local.
         weight_files: names of the safetensors files in use.
         recipes: one for each precision asked for, in the order of preference.
         question: the one that the registered champion is asked.
         protocol: how the variants are examined.
     """
 
+    name: str
     checkpoint: Path
     weight_files: list[str]
     recipes: list[Recipe]
@@ -72,12 +74,13 @@ def check_request(request: ReleaseRequest) -> Order:
         EnvironmentUnfit: nothing can be kept in INGOT_HOME.
     """
     checkpoint = placed(request.checkpoint, "the checkpoint folder")
-    choose_name(request.name, checkpoint)
+    name = choose_name(request.name, checkpoint)
     inspection = inspect_checkpoint(checkpoint)
     path = _question_file(request, checkpoint)
     questions = load_questions(path)
     overrides = request.options.model_dump(exclude_none=True)
     order = Order(
+        name=name,
         checkpoint=checkpoint,
         weight_files=[shard.path.name for shard in inspection.weights.shards],
         recipes=plan_recipes(

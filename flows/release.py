@@ -27,7 +27,6 @@ from flows.run_name import rename_run
 from flows.runners import prepare_cluster, runner_of
 from flows.step_log import StepLog
 from flows.unchanged import forget_release, note_release
-from tasks.checkpoint.admit import choose_name
 from tasks.checkpoint.task import admit_checkpoint
 from tasks.core.child import children_stopped_on_interrupt
 from tasks.core.errors import IngotError, named
@@ -95,7 +94,7 @@ def release(request: ReleaseRequest) -> Release | State[Release]:
         with step("read request") as say:
             order = check_request(request)
             say(order.in_one_line)
-        inputs = forget_release(order, choose_name(request.name, order.checkpoint), Settings())
+        inputs = forget_release(order, Settings())
         prepare_cluster(Settings())
         clear_leftovers(Settings())
         environment = check_environment()

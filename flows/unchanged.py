@@ -21,7 +21,6 @@ from pydantic import ValidationError
 
 from flows.parameters import ReleaseRequest
 from flows.preflight import Order
-from tasks.checkpoint.admit import choose_name
 from tasks.core.checkpoint_files import FileState, checkpoint_digest, file_states
 from tasks.core.errors import IngotError
 from tasks.core.files import digest_of, sha256_file, write_text_atomically
@@ -31,7 +30,6 @@ from tasks.core.reservations import reserve_reading
 from tasks.core.settings import Settings
 from tasks.environment.check import machine_class
 from tasks.environment.cpu import read_cpu
-from tasks.environment.packages import compare_packages, read_pins
 from tasks.foundry.in_place import is_in_place
 from tasks.foundry.ledger import champion_of
 from tasks.judge.policy import policy_digest
@@ -68,30 +66,29 @@ def unchanged_release(request: ReleaseRequest, order: Order, settings: Settings)
     Every byte of the checkpoint is read, but only when its files look untouched. The champion is
     looked for where Foundry Local has it; it is not asked again.
     """
-    name = choose_name(request.name, order.checkpoint)
-    made = _read(_file_of(settings, name))
+    made = _read(_file_of(settings, order.name))
     if made is None or request.approval:
         return None
     with step("look for changes") as say:
         try:
-            release = _standing(made, name, order, settings, say)
+            release = _standing(made, order, settings, say)
         except (OSError, IngotError) as problem:
-            log.warning("%s is released anew: %s", name, problem)
+            log.warning("%s is released anew: %s", order.name, problem)
             release = None
         say(f"none since run {release.run_id}" if release else "found: releasing anew")
     return release and _as_asked_for_now(release, request, order)
 
 
-def forget_release(order: Order, name: str, settings: Settings) -> Digest | None:
-    """Forget what the last release of a name was made of, and digest what this one is made of.
+def forget_release(order: Order, settings: Settings) -> Digest | None:
+    """Forget what the last release of this name was made of, and digest what this one is made of.
 
     A run that fails or is killed leaves no note of one before it. None where it cannot be told.
     """
     try:
-        _file_of(settings, name).unlink(missing_ok=True)
+        _file_of(settings, order.name).unlink(missing_ok=True)
         return inputs_digest(order)
     except (OSError, IngotError) as problem:
-        log.warning("the next release of %s will be made anew: %s", name, problem)
+        log.warning("the next release of %s will be made anew: %s", order.name, problem)
         return None
 
 
@@ -143,10 +140,8 @@ def inputs_digest(order: Order) -> Digest:
 
     Raises:
         OSError: a source file cannot be read.
-        ToolMissing: it cannot be told which packages are needed.
     """
     settings = Settings()
-    packages = compare_packages(read_pins())
     parts = [
         [recipe.model_dump(mode="json") for recipe in order.recipes],
         order.questions.digest,
@@ -154,21 +149,21 @@ def inputs_digest(order: Order) -> Digest:
         policy_digest(order.policy),
         [settings.runner, settings.cluster, settings.shared],
         [sys.version, platform.platform(), *_installed()],
-        machine_class(read_cpu(), packages),
+        machine_class(read_cpu(), []),  # versions are told above, of all packages
         _sources_digest(),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _standing(
-    made: Made, name: str, order: Order, settings: Settings, say: Callable[[str], None]
+    made: Made, order: Order, settings: Settings, say: Callable[[str], None]
 ) -> Release | None:
     if made.inputs != inputs_digest(order) or file_states(order.checkpoint) != made.files:
         return None
     release = load_run(settings.runs / made.run_id).release
-    champion = champion_of(settings, name)
+    champion = champion_of(settings, order.name)
     if (
-        release.name != name
+        release.name != order.name
         or release.registration is None
         or champion is None
         or champion.model_id != release.registration.model_id
@@ -176,7 +171,7 @@ def _standing(
         or not release.report.is_file()
     ):
         return None
-    with reserve_reading(step=f"read {name}", say=say):
+    with reserve_reading(step=f"read {order.name}", say=say):
         digest = checkpoint_digest(order.checkpoint, order.weight_files)
     return release if digest == made.checkpoint else None
 

@@ -147,7 +147,7 @@ def test_what_another_try_may_mend_does_not_stand(scene: Scene) -> None:
 def test_a_run_forgets_what_was_noted_before_it(scene: Scene) -> None:
     scene.released()
     order = check_request(scene.request())
-    assert forget_release(order, "demo", scene.settings) == inputs_digest(order)
+    assert forget_release(order, scene.settings) == inputs_digest(order)
     assert scene.found() is None
 
 
