@@ -85,6 +85,14 @@ def test_champion_is_in_place_while_index_and_folder_say_so(settings: Settings) 
     assert not is_in_place(champion, settings)
     file.write_text(" " * size)
     assert is_in_place(champion, settings)  # names and sizes are looked at, no bytes
+    index = settings.foundry / INDEX_FILE
+    told = index.read_text()
+    index.write_text(told.replace(f'"{champion.model_id}"', f'"{ALIAS}:9"'))
+    assert not is_in_place(champion, settings)  # these files, under another id
+    index.write_text(told.replace("/v1", "/v9"))
+    assert not is_in_place(champion, settings)  # this id, with other files
+    index.write_text(told)
+    assert is_in_place(champion, settings)
     registered(settings, publish(settings, edited_config(top_k=7)))
     assert not is_in_place(champion, settings)  # the alias means another version now
     (settings.foundry / INDEX_FILE).unlink()

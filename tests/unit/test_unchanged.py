@@ -268,6 +268,9 @@ def test_damaged_evidence_releases(scene: Scene, what: str) -> None:
 
 def test_the_note_of_another_name_is_none(scene: Scene) -> None:
     scene.released()
+    champion = champion_of(scene.settings, "demo")
+    assert champion is not None
+    append_champion(scene.settings, "other", champion)
     scene.note.with_name("other.json").write_bytes(scene.note.read_bytes())
     assert scene.found(name="other") is None
 
