@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.artifacts import Artifact
 
 from flows import attempts, rollback
 from flows.release import release
@@ -76,11 +76,10 @@ def test_champion_before_comes_back_and_everybody_is_told(asked: list[Any]) -> N
 
 
 def test_run_shows_who_is_champion_now(asked: list[Any]) -> None:
-    go(name="demo")
-    with get_client(sync_client=True) as client:
-        artifacts = client.request("POST", "/artifacts/filter", json={}).json()
-    shown = [one["data"] for one in artifacts if one["key"] == "ingot-rollback"]
-    rows = [line for line in str(shown[-1]).splitlines() if "demo-int4-cpu" in line]
+    state = go(name="demo")
+    shown: Any = Artifact.get("ingot-rollback")
+    assert shown.flow_run_id == state.state_details.flow_run_id
+    rows = [line for line in shown.data.splitlines() if "demo-int4-cpu" in line]
     assert "demo-int4-cpu:1" in rows[0]
 
 
