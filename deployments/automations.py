@@ -17,6 +17,7 @@ from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.filters import AutomationFilter, AutomationFilterTags
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
@@ -160,7 +161,9 @@ def _apply(
 
 
 def _ours(client: SyncPrefectClient, file: Path) -> list[Automation]:
-    return [one for one in client.read_automations() if _tag(file) in one.tags]
+    # The server gives the first 200 of all; a shared one may have more than that.
+    tagged = AutomationFilter(tags=AutomationFilterTags(all_=[_tag(file)]))
+    return client.read_automations(automations=tagged)
 
 
 def _tag(file: Path) -> str:
@@ -198,7 +201,7 @@ def _notification_block(client: SyncPrefectClient, slug: str) -> UUID:
 
 
 def _no_block(client: SyncPrefectClient, slug: str) -> InputError:
-    blocks = client.read_block_documents()
+    blocks = client.read_block_documents(include_secrets=False)
     able = sorted(
         f"{block.block_type.slug}/{block.name}"
         for block in blocks

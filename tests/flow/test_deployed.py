@@ -29,6 +29,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.actions import DoNothing
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Completed, Crashed, Pending, Running
 from prefect.workers.process import ProcessWorker
@@ -285,6 +287,29 @@ def test_what_is_no_longer_in_the_file_goes_and_what_is_not_ours_stays(
     assert apply_automations([own]) == ["removed two"]
     left = {one.name for one in stage.client.read_automations()}
     assert {"release-what-landed", "ingot-resume-crashed"} <= left
+
+
+def test_automations_are_found_behind_more_than_the_server_lists_at_once(
+    stage: Stage, tmp_path: Path
+) -> None:
+    never = EventTrigger(expect={"team.never"}, posture=Posture.Reactive, threshold=1)
+    theirs = [
+        AutomationCore(name=f"another-{one}", trigger=never, actions=[DoNothing()])
+        for one in range(200)
+    ]
+    own = tmp_path / "own.yaml"
+    entries = yaml.safe_load(AUTOMATIONS.read_text())
+    own.write_text(yaml.safe_dump([{**entries[0], "name": "one"}]))
+    others = [stage.client.create_automation(one) for one in theirs]
+    try:
+        assert apply_automations([own]) == ["created one"]
+        assert "one" not in {one.name for one in stage.client.read_automations()}
+        assert apply_automations([own]) == []
+        own.write_text("[]")
+        assert apply_automations([own]) == ["removed one"]
+    finally:
+        for other in others:
+            stage.client.delete_automation(other)
 
 
 def test_event_starts_a_run_with_what_it_says(stage: Stage) -> None:
