@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tasks.core.errors import VariantUnusable
 from tasks.core.records import Message
+from tasks.core.search_options import GREEDY
 from tasks.examine.genai_folder import GenaiFolder, session_options
 from tasks.examine.out_of_memory import lack_of_memory_named
 
@@ -199,9 +200,8 @@ class Engine:
     def _begin(self, length: int, *, afresh: bool = False, guidance: Guidance | None = None) -> Any:
         """Give an empty generator with room for `length` tokens.
 
-        Making one costs 14 ms whatever the model, which is more than a small model's whole
-        answer; one that is rewound gives the same bits (measured, and checked for every variant
-        by `decode.repeat_mismatches`).
+        Making one allocates its KV cache; one that is rewound keeps it and gives the same bits
+        (measured, and checked for every variant by `decode.repeat_mismatches`).
         """
         self._turn += 1
         if guidance is not None:
@@ -215,9 +215,9 @@ class Engine:
 
     def _new_generator(self, length: int, guidance: Guidance | None = None) -> Any:
         # The KV cache is allocated for max_length, and search.max_length defaults to the whole
-        # context: +767 MB on a 0.5B model. The builder copies do_sample from the checkpoint.
+        # context: +767 MB on a 0.5B model.
         parameters = og.GeneratorParams(self._model)
-        parameters.set_search_options(max_length=length, batch_size=1, do_sample=False)
+        parameters.set_search_options(**GREEDY, max_length=length)
         if guidance is not None:  # never with min_length: "compute_mask() called after stop"
             parameters.set_guidance(guidance.kind, guidance.text)
         return og.Generator(self._model, parameters)

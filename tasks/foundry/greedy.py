@@ -14,6 +14,7 @@ import onnxruntime_genai as og
 
 from tasks.core.errors import VariantUnusable
 from tasks.core.records import Message
+from tasks.core.search_options import GREEDY
 
 
 class GreedyModel:
@@ -59,8 +60,7 @@ class GreedyModel:
         )
         tokens = self._tokenizer.encode(prompt)
         parameters = og.GeneratorParams(self._model)
-        # The builder copies do_sample and temperature from the checkpoint; greedy has to be said.
-        parameters.set_search_options(do_sample=False, max_length=len(tokens) + max_tokens)
+        parameters.set_search_options(**GREEDY, max_length=len(tokens) + max_tokens)
         generator = og.Generator(self._model, parameters)
         generator.append_tokens(tokens)
         return generator

@@ -14,6 +14,7 @@ import onnxruntime_genai as og
 
 from tasks.core.errors import VariantUnusable
 from tasks.core.progress import report_progress
+from tasks.core.search_options import GREEDY
 from tasks.variants.build_records import ProbeRequest, ProbeResult
 
 # FP16 graphs of the wrong flavour die at the second token, so prefill alone shows nothing.
@@ -46,7 +47,7 @@ def _generate(folder: Path) -> ProbeResult:
     length = len(prompt) + NEW_TOKENS
     params = og.GeneratorParams(model)
     # The shortest length too: a random or overfitted model may want to end at once.
-    params.set_search_options(do_sample=False, batch_size=1, max_length=length, min_length=length)
+    params.set_search_options(**GREEDY, max_length=length, min_length=length)
     generator = og.Generator(model, params)
     generator.append_tokens(prompt)
     tokens: list[int] = []

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime_genai as og
 
+from tasks.core.search_options import GREEDY
 from tasks.examine.genai_folder import GenaiFolder, session_options
 
 _RANKED = 8
@@ -25,8 +26,7 @@ class RawSession:
 
     def __init__(self, model: Any, max_length: int, search: dict[str, Any]) -> None:
         parameters = og.GeneratorParams(model)
-        options = {"do_sample": False, **search}
-        parameters.set_search_options(max_length=max_length, batch_size=1, **options)
+        parameters.set_search_options(**{**GREEDY, "max_length": max_length, **search})
         self._generator = og.Generator(model, parameters)
 
     def append(self, tokens: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime_genai as og
 from numpy.typing import NDArray
 
+from tasks.core.search_options import GREEDY
 from tasks.examine.generation import engine_words
 from tasks.examine.soak.loop import Seconds
 
@@ -91,9 +92,7 @@ class FreshGenerations:
         # The KV cache is allocated for max_length, by default the whole context. min_length masks
         # the end-of-sequence token, so that every generation of one prompt length has equal work.
         parameters = og.GeneratorParams(self._model)
-        parameters.set_search_options(
-            do_sample=False, batch_size=1, max_length=length, min_length=length
-        )
+        parameters.set_search_options(**GREEDY, max_length=length, min_length=length)
         return og.Generator(self._model, parameters)
 
     def _word(self) -> str:
