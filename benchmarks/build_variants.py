@@ -1,8 +1,8 @@
 """Build variants of an admitted checkpoint into plain folders: what the fan-out is measured by.
 
-`python -m benchmarks.build_variants BUILDER RECORD OUTPUT PRECISION...`; a variant is in
-OUTPUT/PRECISION afterwards. Builds as a release does, in child processes, without the store and
-without the load test that follows there. A builder is a row of `_BUILDERS` and nothing else.
+`python -m benchmarks.build_variants BUILDER RECORD OUTPUT PRECISION... [--block-size N]`; a variant
+is in OUTPUT/PRECISION afterwards. Builds as a release does, in child processes, without the store
+and without the load test that follows there. A builder is a row of `_BUILDERS` and nothing else.
 """
 
 from __future__ import annotations
@@ -29,8 +29,15 @@ class Builder(StrEnum):
     PLAIN = "plain"
 
 
-def recipes_for(precisions: Sequence[Precision], builder: Builder) -> list[Recipe]:
+def recipes_for(
+    precisions: Sequence[Precision], builder: Builder, block_size: int | None = None
+) -> list[Recipe]:
     """Give the recipe of each precision as a release has it by default, for a builder.
+
+    Args:
+        precisions: FP32 is the reference's.
+        builder: fast or plain.
+        block_size: weights that share a scale, instead of the default.
 
     Raises:
         NotMeasured: the builder is not in this checkout.
@@ -39,7 +46,8 @@ def recipes_for(precisions: Sequence[Precision], builder: Builder) -> list[Recip
     shipped = [precision for precision in precisions if precision is not Precision.FP32]
     reference = [REFERENCE] if Precision.FP32 in precisions else []
     recipes = [*(plan_recipes(shipped) if shipped else []), *reference]
-    return [recipe.model_copy(update={"builder": builder.value}) for recipe in recipes]
+    own = {"builder": builder.value} | ({"block_size": block_size} if block_size else {})
+    return [recipe.model_copy(update=own) for recipe in recipes]
 
 
 def build_plainly(checkpoint: Checkpoint, recipes: Sequence[Recipe], output: Path) -> None:
@@ -115,10 +123,12 @@ def main() -> int:
     parser.add_argument("record", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("precision", type=Precision, nargs="+")
+    parser.add_argument("--block-size", type=int)
     asked = parser.parse_args()
     checkpoint = Checkpoint.model_validate_json(asked.record.read_text(encoding="utf-8"))
     asked.output.mkdir(parents=True, exist_ok=True)
-    _BUILDERS[asked.builder](checkpoint, recipes_for(asked.precision, asked.builder), asked.output)
+    recipes = recipes_for(asked.precision, asked.builder, asked.block_size)
+    _BUILDERS[asked.builder](checkpoint, recipes, asked.output)
     return 0
 
 

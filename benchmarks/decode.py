@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.arithmetic import Figure, ratio, rounded
 from benchmarks.build_variants import newest_builder
@@ -37,16 +37,31 @@ from tasks.variants.toolchain import BUILD_REVISION
 
 DECODE, PREFILL = "decode_tokens_per_s", "prefill_tokens_per_s"
 BYTES, PEAK, CPU = "bytes_per_token", "peak_rss_bytes", "cpu_ms_per_token"
-OURS = {precision: precision.name for precision in VARIANTS}
+
+
+class Ours(NamedTuple):
+    """One of our variants; without a block size it is as a release builds it."""
+
+    precision: Precision
+    block_size: int | None = None
+
+
+WIDE = 128
+OURS = {Ours(precision): precision.name for precision in VARIANTS} | {
+    Ours(precision, WIDE): f"{precision.name}, blocks of {WIDE}"
+    for precision in (Precision.INT4, Precision.INT8)
+}
 PEERS = {kind: f"llama.cpp {kind}" for kind in TYPES}
 BANDWIDTH = {1: "bandwidth, 1 thread", 2: "bandwidth, 2 threads"}
 RATE = "gb_per_s"
 
 # What a variant is held against: the same bits. Q4_K_M is llama.cpp's usual 4 bits.
 AGAINST = {
-    Precision.INT4: (Q4_0, Q4_K_M),
-    Precision.INT8: (Q8_0,),
-    Precision.FP16: (F16,),
+    Ours(Precision.INT4): (Q4_0, Q4_K_M),
+    Ours(Precision.INT4, WIDE): (Q4_0, Q4_K_M),
+    Ours(Precision.INT8): (Q8_0,),
+    Ours(Precision.INT8, WIDE): (Q8_0,),
+    Ours(Precision.FP16): (F16,),
 }
 
 # ONNX Runtime widens FP16 weights to FP32 on x86 (1.31): twice the bytes of the file are read.
@@ -58,7 +73,7 @@ def measure(work: Work, plan: Plan, kept: Kept) -> None:
     """Time every model, once a round."""
     model = checkpoint_of(plan.size, work)
     lanes = [
-        *(_our_lane(precision, model, work, plan) for precision in VARIANTS),
+        *(_our_lane(ours, model, work, plan) for ours in OURS),
         *(_peer_lane(kind, model, work, plan) for kind in TYPES),
         *(_bandwidth_lane(threads, work) for threads in BANDWIDTH),
     ]
@@ -68,16 +83,19 @@ def measure(work: Work, plan: Plan, kept: Kept) -> None:
 # ---------------------------------------------------------------- the models
 
 
-def our_models(model: Model, work: Work, plan: Plan) -> Path:
+def our_models(model: Model, work: Work, plan: Plan, block_size: int | None = None) -> Path:
     """Give the folder of the variants, built by the newest builder if they are not there yet."""
     builder = newest_builder()
-    folder = work.models / f"{model.size:g}b-{builder}-{BUILD_REVISION}"
+    blocks = f"-blocks-{block_size}" if block_size else ""
+    folder = work.models / f"{model.size:g}b-{builder}-{BUILD_REVISION}{blocks}"
     if not folder.is_dir():
-        tell(f"building the variants of {model.folder.name}")
+        tell(f"building the variants of {model.folder.name}{blocks}")
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        names = [precision.value for precision in VARIANTS]
+        names = [ours.precision for ours in OURS if ours.block_size == block_size]
         command = python("benchmarks.build_variants", builder, model.record, partial, *names)
+        if block_size:
+            command += ["--block-size", str(block_size)]
         cost_of(command, work, environment=threads_of(plan))
         partial.rename(folder)
     return folder
@@ -101,9 +119,9 @@ def their_models(model: Model, work: Work, plan: Plan) -> Path:
 # ---------------------------------------------------------------- the lanes
 
 
-def _our_lane(precision: Precision, model: Model, work: Work, plan: Plan) -> Lane:
+def _our_lane(ours: Ours, model: Model, work: Work, plan: Plan) -> Lane:
     def run(number: int) -> Readings:
-        folder = our_models(model, work, plan) / precision
+        folder = our_models(model, work, plan, ours.block_size) / ours.precision
         warm(folder)
         timed = _timed_run(folder, number, plan)
         steps = plan.new_tokens - 1  # the prefill made the first token's logits
@@ -112,10 +130,10 @@ def _our_lane(precision: Precision, model: Model, work: Work, plan: Plan) -> Lan
             PREFILL: plan.prompt_tokens / timed["prefill_s"],
             CPU: 1000 * timed["cpu_decode_s"] / steps,
             PEAK: float(timed["hwm_b"]),
-            BYTES: float(bytes_per_token(folder) * _WIDENED.get(precision, 1)),
+            BYTES: float(bytes_per_token(folder) * _WIDENED.get(ours.precision, 1)),
         }
 
-    return Lane(OURS[precision], run)
+    return Lane(OURS[ours], run)
 
 
 def _timed_run(folder: Path, number: int, plan: Plan) -> dict[str, Any]:
@@ -213,12 +231,12 @@ def _places(tensors: Iterable[Any]) -> Iterable[tuple[tuple[str, int], int]]:
 def figures(kept: Kept) -> dict[str, Figure]:
     """Give what has a target."""
     return {
-        "int4_over_q4_0": _faster(kept, DECODE, Precision.INT4, Q4_0),
-        "int8_over_q8_0": _faster(kept, DECODE, Precision.INT8, Q8_0),
+        "int4_over_q4_0": _faster(kept, DECODE, Ours(Precision.INT4), Q4_0),
+        "int8_over_q8_0": _faster(kept, DECODE, Ours(Precision.INT8), Q8_0),
     }
 
 
-def _faster(kept: Kept, metric: str, ours: Precision, theirs: str) -> Figure:
+def _faster(kept: Kept, metric: str, ours: Ours, theirs: str) -> Figure:
     names = OURS[ours], PEERS[theirs]
     first, second = (kept.values(name, metric) for name in names)
     return ratio(first, second, kept.why_not(*names))
@@ -311,7 +329,8 @@ SECTION = Section(
     title="Decoding and prefill",
     about=(
         "Each variant in ONNX Runtime GenAI against llama.cpp's files of the same checkpoint "
-        "(`llama-bench`), same threads, same number of tokens, decoding from behind the prompt."
+        "(`llama-bench`), same threads, same number of tokens, decoding from behind the prompt. "
+        f"Blocks of {WIDE} weights that share a scale, not of 32, are `--block-size {WIDE}`."
     ),
     settings=("size", "threads", "prompt_tokens", "new_tokens"),
     measure=measure,
