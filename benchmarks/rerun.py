@@ -1,14 +1,13 @@
 """A release that was made before, asked for again: nothing changed, the hashing remains.
 
-The release of a large random model is asked for; for only what another try can't change stands, and
-a random model leaves things unmeasured (it answers nothing right), its note is written here. Beside
-it the flow of the demo checkpoint, run again all the same: every step that measures is a cache hit.
+The release of a large random model is asked for, under a policy that lets it ship: only what
+shipped stands. Beside it the flow of the demo checkpoint, run again all the same: every step that
+measures is a cache hit.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tasks.judge.policy import load_policy
 HASH, AGAIN = "hashing alone", "the release again"
 FLOW, SERVED = "the demo's flow again", "the demo's flow again, Prefect's server running"
 _DEMO = ("demo", "--again", "--json")
+_TRIES = 3
 
 
 def measure(work: Work, plan: Plan, kept: Kept) -> None:
@@ -41,17 +41,12 @@ def measure(work: Work, plan: Plan, kept: Kept) -> None:
         run_rounds(lanes, plan, kept)
 
 
-def _request(model: Model, work: Work, plan: Plan) -> dict[str, str]:
+def _options(model: Model, work: Work, plan: Plan) -> list[str]:
     questions = work.root / f"questions-{plan.questions}.jsonl"
     lines = (model.folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     questions.write_text("\n".join(lines[: plan.questions]) + "\n", encoding="utf-8")
-    return {
-        "checkpoint": str(model.folder),
-        "name": "again",
-        "examination": "smoke",
-        "questions": str(questions),
-        "policy": str(_policy(work)),
-    }
+    measured = ["--examination", "smoke", "--questions", str(questions)]
+    return ["--name", "again", "-p", "int4", *measured, "--policy", str(_policy(work))]
 
 
 def _policy(work: Work) -> Path:
@@ -64,20 +59,16 @@ def _policy(work: Work) -> Path:
 
 
 def _again(model: Model, home: Path, work: Work, plan: Plan) -> Readings:
-    own, request = ingot_environment(work, home), _request(model, work, plan)
-    options = [word for key in list(request)[1:] for word in (f"--{key}", request[key])]
-    command = python(
-        *("deployments.command", "release", model.folder, "-p", "int4", "--json"), *options
-    )
-    if not (home / "ledger").is_dir():
+    own, options = ingot_environment(work, home), _options(model, work, plan)
+    command = python("deployments.command", "release", model.folder, "--json", *options)
+    if not home.is_dir():
         tell("  releasing for the first time: long")
-        cost_of([*command, "--again"], work, environment=own)
-    note = python("benchmarks.rerun", json.dumps(request | {"precisions": ["int4"]}))
-    cost_of(note, work, environment=own)
-    cost, found = _outcome(command, own, work)
-    if not found["unchanged"]:
-        raise NotMeasured("a release of which nothing changed was made again")
-    return cost
+    # The first makes it; one that was timed on a busy machine does not stand, and is timed again.
+    for _ in range(_TRIES):
+        cost, found = _outcome(command, own, work)
+        if found["unchanged"]:
+            return cost
+    raise NotMeasured(f"none of {_TRIES} runs left a release that stands: see {home / 'runs'}")
 
 
 def _flow(home: Path, server: str, work: Work) -> Readings:
@@ -130,36 +121,11 @@ SECTION = Section(
     title="A release again",
     about=(
         "`ingot release` of a checkpoint that was released before and has not changed, against "
-        "reading and hashing its files in a process of its own, the start of Python included. A "
-        "random model is never wholly measured, so that its release has been noted by the "
-        "benchmark. Beside it `ingot demo --again`, which runs the flow all the same."
+        "reading and hashing its files in a process of its own, the start of Python included. "
+        "Beside it `ingot demo --again`, which runs the flow all the same."
     ),
     settings=("size", "questions"),
     measure=measure,
     tables=tables,
     figures=figures,
 )
-
-
-def note(request: str) -> None:
-    """Note the release of the champion as one that nothing can change, whatever it left open."""
-    from flows.parameters import ReleaseRequest
-    from flows.preflight import check_request
-    from flows.unchanged import inputs_digest, note_release
-    from tasks.core.settings import Settings
-    from tasks.examine.speed.tune import Tuned
-    from tasks.foundry.ledger import champion_of
-    from tasks.report.load import load_run
-
-    settings = Settings()
-    order = check_request(ReleaseRequest.model_validate_json(request))
-    champion = champion_of(settings, "again")
-    if champion is None:
-        raise NotMeasured("the release registered nothing")
-    release = load_run(settings.runs / champion.run_id).release
-    nothing = Tuned(variants=release.variants, evidence=[], contended=[])
-    note_release(inputs_digest(order), order, release, nothing, [], settings)
-
-
-if __name__ == "__main__":
-    note(sys.argv[1])

@@ -282,6 +282,8 @@ class Measurement(Record):
         method: how it was measured and how the interval was made.
         applies: False when there is nothing to measure, whatever the variant is like, such as
             valid JSON where no question asks for JSON; `method` says why. Its gates are not asked.
+        final: True when it has no value and measuring again would give none: the reason lies in
+            what is measured, such as a reference without a right answer. Never a pass, either.
     """
 
     value: float | None
@@ -290,12 +292,17 @@ class Measurement(Record):
     unit: str = "1"
     method: str = ""
     applies: bool = True
+    final: bool = False
 
     @model_validator(mode="after")
-    def _has_no_value_where_it_does_not_apply(self) -> Measurement:
-        if not self.applies and self.value is not None:
-            raise ValueError("what does not apply has no value")
+    def _has_no_value_where_it_cannot(self) -> Measurement:
+        if self.value is not None and (self.final or not self.applies):
+            raise ValueError("what does not apply or cannot be measured has no value")
         return self
+
+    def is_settled(self) -> bool:
+        """Tell whether measuring again would come to the same."""
+        return self.value is not None or self.final or not self.applies
 
 
 class Cost(Record):
@@ -330,8 +337,8 @@ class Evidence(Record):
         return [self.frames] if self.frames else []
 
     def is_settled(self) -> bool:
-        """Only when everything was measured; what was not may be measured the next time."""
-        return all(found.value is not None or not found.applies for found in self.metrics.values())
+        """Only when everything was measured that can be; the rest may be the next time."""
+        return all(found.is_settled() for found in self.metrics.values())
 
 
 class Answer(Record):

@@ -131,6 +131,7 @@ def _sameness(reference: pd.DataFrame, variant: pd.DataFrame, protocol: Protocol
             method="part of an answer's tokens before the first that differs from the reference's, "
             "1 where none does, mean over questions; bootstrap over questions",
             clusters="question",
+            final=True,
         ),
     }
 

@@ -25,7 +25,7 @@ from tasks.core.statistics import (
 )
 from tasks.examine.divergence import TokenDistances, distances
 from tasks.examine.generation import Engine
-from tasks.examine.metrics import Metrics, none_measured, not_measured, with_interval
+from tasks.examine.metrics import Metrics, unmeasurable, with_interval
 from tasks.examine.protocol import Protocol
 from tasks.examine.sequences import Forced
 
@@ -153,7 +153,7 @@ def fidelity_metrics(
     """Summarise the token rows of one corpus; intervals draw whole questions or documents."""
     own = rows[rows["corpus"] == corpus.name]
     if own.empty:
-        return none_measured(_names(corpus), f"there are no {corpus.tokens}")
+        return dict.fromkeys(_names(corpus), unmeasurable(f"there are no {corpus.tokens}"))
     tokens = _Tokens(own, protocol, corpus)
     squares = own.assign(square=own["dp"] ** 2)
     found = {
@@ -213,6 +213,7 @@ class _Tokens:
             unit=unit,
             method=f"{what}, {_HOW}; {self.corpus.clusters(self.rows, self.protocol)}",
             clusters=self.corpus.cluster,
+            final=True,
         )
 
     def kld_quantile(self, quantile: float) -> Measurement:
@@ -233,7 +234,7 @@ class _Tokens:
 
     def agreement(self, rows: pd.DataFrame, which: str) -> Measurement:
         if rows.empty:
-            return not_measured(f"there are no {which}")
+            return unmeasurable(f"there are no {which}")
         agreed = int(rows["same_top"].sum())
         # Where every token agrees the bootstrap knows no spread; Wilson's interval does.
         drawn = self.corpus.drawn(rows, "same_top", self.protocol)
@@ -245,6 +246,7 @@ class _Tokens:
             n=len(rows),
             method=f"same most likely token, {which}; the wider of {words} and Wilson over tokens",
             clusters=self.corpus.cluster,
+            final=True,
         )
 
     def perplexity_ratio(self) -> Measurement:

@@ -25,9 +25,9 @@ from tasks.examine.metrics import (
     count,
     none_measured,
     not_applicable,
-    not_measured,
     paired_change,
     share,
+    unmeasurable,
 )
 from tasks.examine.protocol import Protocol, sample_questions
 
@@ -256,7 +256,7 @@ def _invalid(rows: pd.DataFrame, how: str) -> Measurement:
             "are not counted"
         )
     if counted.empty:
-        return not_measured(f"no constrained answer ended; {words}; {how}")
+        return unmeasurable(f"no constrained answer ended; {words}; {how}")
     return count(int((~counted["valid"]).sum()), len(counted), f"{words}; {how}")
 
 

@@ -63,7 +63,7 @@ def paired_ratio(
     first = np.asarray(before, bool)
     base = float(first.mean())
     if base == 0:
-        return not_measured(f"{method}: the reference's share is 0", n=len(first))
+        return unmeasurable(f"{method}: the reference's share is 0", n=len(first))
     change = paired_change(before, after, method, level=level)
     if change.value is None or change.ci95 is None:
         return change
@@ -85,6 +85,7 @@ def with_interval(
     method: str,
     clusters: str,
     unit: str = "1",
+    final: bool = False,
 ) -> Measurement:
     """Give an estimate with its bootstrapped interval, or no value where there is none.
 
@@ -97,17 +98,22 @@ def with_interval(
         method: how it was measured and how the interval was made.
         clusters: what the bootstrap draws, in the singular, such as `question`.
         unit: of the value.
+        final: whether measuring again would draw from no more clusters.
     """
     if interval is None:
-        return Measurement(
-            value=None, n=n, unit=unit, method=f"one {clusters} gives no interval; {method}"
-        )
+        reason = f"one {clusters} gives no interval; {method}"
+        return Measurement(value=None, n=n, unit=unit, method=reason, final=final)
     return Measurement(value=value, ci95=interval, n=n, unit=unit, method=method)
 
 
 def not_measured(reason: str, *, n: int = 0) -> Measurement:
-    """Give a measurement without a value, which never passes a gate."""
+    """Give a measurement without a value, which never passes a gate; another try may give one."""
     return Measurement(value=None, n=n, method=reason)
+
+
+def unmeasurable(reason: str, *, n: int = 0, unit: str = "1") -> Measurement:
+    """Give the same where another try would give no value either: the reason is in what is read."""
+    return Measurement(value=None, n=n, unit=unit, method=reason, final=True)
 
 
 def none_measured(names: Iterable[str], reason: str) -> Metrics:

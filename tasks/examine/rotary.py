@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from tasks.core.graph import MODEL_FILE
 from tasks.core.records import Measurement
-from tasks.examine.metrics import Metrics, not_applicable, not_measured
+from tasks.examine.metrics import Metrics, not_applicable, unmeasurable
 
 METRIC_NAMES = ("build.rotary_difference", "build.rotary_rows_missing")
 
@@ -59,7 +59,7 @@ def _rows_missing(
     }
     least = min(rows.values())
     if not least:
-        return not_measured("the variant's graph lacks rotary tables that the reference's has")
+        return unmeasurable("the variant's graph lacks rotary tables that the reference's has")
     return Measurement(
         value=float(max(0, context - least)),
         n=context,
@@ -79,7 +79,7 @@ def _difference(
         return not_applicable("the reference's graph holds no rotary tables")
     unlike = sorted({name for name, _ in _shapes(expected) ^ _shapes(found)})
     if unlike:
-        return not_measured(f"tables unlike the reference's in name or size: {', '.join(unlike)}")
+        return unmeasurable(f"tables unlike the reference's in name or size: {', '.join(unlike)}")
     largest = max(float(np.abs(expected[name] - found[name]).max()) for name in expected)
     return Measurement(
         value=largest,

@@ -21,6 +21,10 @@ def _unusable(_: Case, gate: GateResult) -> bool:
     return bool(why_unusable(gate.measurement))
 
 
+def _unmeasurable(_: Case, gate: GateResult) -> bool:
+    return gate.measurement is not None and gate.measurement.final
+
+
 def _of(*precisions: Precision) -> Callable[[Case, GateResult], bool]:
     return lambda case, _: case.variant.precision in precisions
 
@@ -63,6 +67,13 @@ _QUALITY = ("fidelity.*", "text.*", "answers.*", "guided.right*")
 
 # Most particular first. Figures: Qwen2.5-0.5B, Olive 0.13 and GenAI 0.18, 2026-11.
 REMEDIES = (
+    Remedy(
+        ("*",),
+        "another run would not measure it, either: the reason, which the report gives, lies in the "
+        "questions or the checkpoint; change those, or lower the gate's severity in a policy of "
+        "your own",
+        _unmeasurable,
+    ),
     Remedy(
         ("*",),
         "read in the report why it was not measured, and run the same command again: what was "

@@ -149,6 +149,28 @@ def test_cached_record_names_the_objects_that_it_stands_for() -> None:
     assert Recipe(precision=Precision.INT4).objects() == []
 
 
+@pytest.mark.parametrize(
+    ("measurement", "settled"),
+    [
+        (Measurement(value=0.0), True),
+        (Measurement(value=None, applies=False), True),
+        (Measurement(value=None, final=True), True),
+        (Measurement(value=None), False),
+    ],
+)
+def test_only_what_another_try_could_measure_is_unsettled(
+    measurement: Measurement, settled: bool
+) -> None:
+    measured = {"a.sound": Measurement(value=1.0), "a.metric": measurement}
+    assert Evidence(suite="a", subject=DIGEST, metrics=measured).is_settled() is settled
+
+
+@pytest.mark.parametrize("lack", ["final", "applies"])
+def test_what_cannot_be_measured_has_no_value(lack: str) -> None:
+    with pytest.raises(ValidationError, match="has no value"):
+        Measurement.model_validate({"value": 1.0, lack: lack == "final"})
+
+
 def test_merged_evidence_is_one_table_in_which_the_later_counts() -> None:
     def found(name: str, value: float) -> Evidence:
         return Evidence(suite="s", subject=DIGEST, metrics={name: Measurement(value=value)})

@@ -177,7 +177,8 @@ def test_refusals_are_counted_both_ways_and_letters_of_another_script_once() -> 
 
 def test_ratio_over_a_reference_that_is_never_right_is_not_measured() -> None:
     wrong = rows(**{question.id: "no" for question in ASKED})
-    assert values(wrong)["answers.recovery"] is None
+    recovery = metrics_of(wrong)["answers.recovery"]
+    assert (recovery.value, recovery.final) == (None, True)
 
 
 def test_two_looks_widen_every_interval_on_questions() -> None:

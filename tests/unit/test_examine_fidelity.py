@@ -117,6 +117,7 @@ def test_rows_of_another_corpus_are_passed_over() -> None:
     none = fidelity_metrics(text, PROTOCOL)
     assert {found.value for found in none.values()} == {None}
     assert "there are no assistant tokens" in none["fidelity.kld_mean"].method
+    assert all(found.is_settled() for found in none.values())
 
 
 class Tilted:
@@ -155,6 +156,7 @@ def test_without_decisive_tokens_their_agreement_is_not_measured() -> None:
     found = fidelity_metrics(rows(top=0.3), PROTOCOL)["fidelity.top1_decisive"]
     assert found.value is None
     assert "no tokens" in found.method
+    assert found.is_settled()
 
 
 def test_one_question_gives_no_interval_and_so_no_value() -> None:
@@ -164,6 +166,7 @@ def test_one_question_gives_no_interval_and_so_no_value() -> None:
         assert metrics[name].value is None, name
         assert metrics[name].n == len(one)
         assert metrics[name].method.startswith("one question gives no interval")
+        assert metrics[name].is_settled(), name
 
 
 def test_tokens_put_together_from_documents_know_where_they_are_from() -> None:

@@ -149,7 +149,7 @@ LONG = {"json_schema": '{"z": 1, "a": 2' + " " * 40, "regex": "ab" * 40}
 
 def test_answers_cut_short_validate_nothing() -> None:
     found = examine(Obedient(LONG), ASKED[1:3])[0]["guided.invalid"]
-    assert (found.value, found.n, found.applies) == (None, 0, True)
+    assert (found.value, found.n, found.applies, found.final) == (None, 0, True, True)
     assert found.method.startswith("no constrained answer ended")
     one = examine(Obedient({"regex": LONG["regex"]}), ASKED[1:3])[0]["guided.invalid"]
     assert (one.value, one.n) == (0, 1)

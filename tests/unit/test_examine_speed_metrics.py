@@ -133,6 +133,7 @@ def test_one_launch_gives_no_interval_and_so_no_value() -> None:
     for name in ("speed.ttft_s", "speed.aa_ratio", "speed.cpu_ratio", "speed.itl_p99_s"):
         assert metrics[name].value is None
         assert metrics[name].method.startswith("one launch gives no interval")
+        assert not metrics[name].is_settled()
     assert metrics["speed.aa_different"].value is None
 
 

@@ -105,6 +105,12 @@ def test_what_was_not_measured_is_measured_again_by_the_same_command() -> None:
     assert "run the same command again: what was not measured is measured again" in line
 
 
+def test_what_cannot_be_measured_is_not_asked_for_again() -> None:
+    (line,) = advice_for({"answers.right": Measurement(value=None, method="no", final=True)})
+    assert "another run would not measure it" in line
+    assert "same command" not in line
+
+
 def test_undecided_gate_says_how_many_questions_would_settle_it() -> None:
     (line,) = advice_for({"answers.flip_rate": between(0.08, 0.05, 0.13, n=100)})
     assert line == (
