@@ -55,7 +55,8 @@ PEERS = {kind: f"llama.cpp {kind}" for kind in TYPES}
 BANDWIDTH = {1: "bandwidth, 1 thread", 2: "bandwidth, 2 threads"}
 RATE = "gb_per_s"
 
-# What a variant is held against: the same bits. Q4_K_M is llama.cpp's usual 4 bits.
+# What a variant is held against: as many bits, scales not counted. Q4_K_M is llama.cpp's usual
+# 4 bits.
 AGAINST = {
     Ours(Precision.INT4): (Q4_0, Q4_K_M),
     Ours(Precision.INT4, WIDE): (Q4_0, Q4_K_M),
@@ -272,6 +273,8 @@ def tables(kept: Kept) -> list[Table]:
             for ours, peers in AGAINST.items()
             for theirs in peers
         ],
+        f"Scales are not counted: blocks of {WIDE} have a quarter as many, so fewer bytes and more "
+        "loss.",
     )
     limit = Table(
         "Against the memory",

@@ -24,7 +24,8 @@ from tasks.judge.policy import load_policy
 HASH, AGAIN = "hashing alone", "the release again"
 FLOW, SERVED = "the demo's flow again", "the demo's flow again, Prefect's server running"
 _DEMO = ("demo", "--again", "--json")
-_TRIES = 3
+_TRIES = 4
+_STANDS = "benchmark-stands"  # a file in the home of a release that has stood once
 
 
 def measure(work: Work, plan: Plan, kept: Kept) -> None:
@@ -61,14 +62,22 @@ def _policy(work: Work) -> Path:
 def _again(model: Model, home: Path, work: Work, plan: Plan) -> Readings:
     own, options = ingot_environment(work, home), _options(model, work, plan)
     command = python("deployments.command", "release", model.folder, "--json", *options)
-    if not home.is_dir():
+    if not (home / _STANDS).exists():
         tell("  releasing for the first time: long")
-    # The first makes it; one that was timed on a busy machine does not stand, and is timed again.
+        _release_until_it_stands(command, own, work)
+        (home / _STANDS).touch()
+    cost, found = _outcome(command, own, work)
+    if not found["unchanged"]:
+        raise NotMeasured("a release of which nothing changed was made again")
+    return cost
+
+
+def _release_until_it_stands(command: list[str], environment: dict[str, str], work: Work) -> None:
+    """Release; what was timed on a busy machine does not stand, and is timed again."""
     for _ in range(_TRIES):
-        cost, found = _outcome(command, own, work)
-        if found["unchanged"]:
-            return cost
-    raise NotMeasured(f"none of {_TRIES} runs left a release that stands: see {home / 'runs'}")
+        if _outcome(command, environment, work)[1]["unchanged"]:
+            return
+    raise NotMeasured(f"none of {_TRIES} releases stands: see {environment['INGOT_HOME']}/runs")
 
 
 def _flow(home: Path, server: str, work: Work) -> Readings:

@@ -191,7 +191,7 @@ def _notifies(action: dict[str, Any]) -> bool:
 def _notification_block(client: SyncPrefectClient, slug: str) -> UUID:
     kind, _, name = slug.partition("/")
     try:
-        document = client.read_block_document_by_name(name, kind)
+        document = client.read_block_document_by_name(name, kind, include_secrets=False)
     except ObjectNotFound as problem:
         raise _no_block(client, slug) from problem
     schema = document.block_schema

@@ -2,8 +2,8 @@
 
 A release that was made before would be cache hits only, and starting Prefect for them takes longer
 than reading the checkpoint. So the command asks here first; a run of the flow notes what it was
-made of, if it registered a champion and all was measured. Any doubt runs the flow, whose caches are
-finer.
+made of, if it registered a champion and another try could measure nothing more. Any doubt runs the
+flow, whose caches are finer.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def note_release(
 
 
 def is_settled(tuned: Tuned, evidence: Sequence[Evidence]) -> bool:
-    """Tell whether all was measured, and on a machine that was free: as the caches ask for."""
+    """Tell whether all was measured that can be, on a free machine: as the caches ask for."""
     from tasks.examine.speed.measure import SpeedEvidence  # only a run needs it
 
     timed = SpeedEvidence(evidence=[part for part in evidence if part.suite == _SPEED])

@@ -282,8 +282,8 @@ class Measurement(Record):
         method: how it was measured and how the interval was made.
         applies: False when there is nothing to measure, whatever the variant is like, such as
             valid JSON where no question asks for JSON; `method` says why. Its gates are not asked.
-        final: True when it has no value and measuring again would give none: the reason lies in
-            what is measured, such as a reference without a right answer. Never a pass, either.
+        final: True when it has no value and measuring again would give none, see decision 0008:
+            such as a ratio to a reference without a right answer. Never a pass, either.
     """
 
     value: float | None

@@ -1,4 +1,7 @@
-"""The search options of ONNX Runtime GenAI that all our own decoding shares."""
+"""The search options of ONNX Runtime GenAI that all greedy decoding of ours shares.
+
+But for what is timed: an application gives no seed, and waits for what that costs.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def with_interval(
         method: how it was measured and how the interval was made.
         clusters: what the bootstrap draws, in the singular, such as `question`.
         unit: of the value.
-        final: whether measuring again would draw from no more clusters.
+        final: True where another try has no more clusters to draw from.
     """
     if interval is None:
         reason = f"one {clusters} gives no interval; {method}"
@@ -111,9 +111,9 @@ def not_measured(reason: str, *, n: int = 0) -> Measurement:
     return Measurement(value=None, n=n, method=reason)
 
 
-def unmeasurable(reason: str, *, n: int = 0, unit: str = "1") -> Measurement:
-    """Give the same where another try would give no value either: the reason is in what is read."""
-    return Measurement(value=None, n=n, unit=unit, method=reason, final=True)
+def unmeasurable(reason: str, *, n: int = 0) -> Measurement:
+    """Give the same where another try would give no value, either (decision 0008)."""
+    return Measurement(value=None, n=n, method=reason, final=True)
 
 
 def none_measured(names: Iterable[str], reason: str) -> Metrics:

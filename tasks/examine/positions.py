@@ -81,7 +81,6 @@ def _growth(deep: pd.DataFrame, protocol: Protocol) -> Measurement:
         f"same tokens in windows of {protocol.text.window_tokens}, {FLOOR_NATS:g} nat added to "
         f"both; {LONG.clusters(deep, protocol)}",
         clusters=LONG.cluster,
-        final=True,
     )
 
 
@@ -94,7 +93,6 @@ def _deep_kld(deep: pd.DataFrame, protocol: Protocol) -> Measurement:
         method=f"mean over {LONG.tokens} from position {protocol.text.window_tokens} on; "
         f"{LONG.clusters(deep, protocol)}",
         clusters=LONG.cluster,
-        final=True,
     )
 
 

@@ -198,8 +198,8 @@ class _Stage:
         self, metrics: dict[str, Measurement], notes: list[str], *, frames: Digest | None = None
     ) -> Evidence:
         """Put together what was found; metrics without a value get the reason of the first one."""
-        reason = next((found.method for found in metrics.values() if found.value is None), "")
-        nothing = Measurement(value=None, n=0, method=reason)
+        unmeasured = Measurement(value=None, n=0)
+        nothing = next((found for found in metrics.values() if found.value is None), unmeasured)
         return Evidence(
             suite="foundry",
             subject=self._request.subject,

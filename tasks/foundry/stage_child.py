@@ -40,10 +40,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Heard:
-    """The answers of one way into the model, or why there are none."""
+    """The answers of one way into the model, or why there are none; `final`: nor ever will be."""
 
     texts: list[str]
     refusal: str = ""
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,13 @@ def _ask_foundry(
         report_progress(f"counting the tokens of {len(conversations)} conversations")
         counts = {name: _count(model, chat) for name, chat in conversations.items()}
         report_progress(f"asking {len(request.questions)} questions")
-        asked, refusal = _budget(model, request.questions)
-        session = _hear(lambda one: _in_session(model, one), asked, refusal)
+        asked, refused = _budget(model, request.questions)
+        session = _hear(lambda one: _in_session(model, one), asked, refused)
         answers = {
             SESSION: session,
-            STREAM: _hear(lambda one: _streamed(model, one), asked, refusal),
+            STREAM: _hear(lambda one: _streamed(model, one), asked, refused),
             # Not asked what a session refuses: the service says 500 then, as when it is broken.
-            HTTP: _hear_http(runtime, asked, session.refusal),
+            HTTP: _hear_http(runtime, asked, session if session.refusal else None),
         }
     return Findings(counts, asked, answers)
 
@@ -122,19 +123,23 @@ def _count(model: LoadedModel, messages: list[Message]) -> int | str:
         return str(problem)
 
 
-def _budget(model: LoadedModel, questions: Sequence[Question]) -> tuple[list[Asked], str]:
-    """Leave out what does not fit: prompt and answer together must stay inside the context."""
+def _budget(model: LoadedModel, questions: Sequence[Question]) -> tuple[list[Asked], Heard | None]:
+    """Leave out what does not fit: prompt and answer together must stay inside the context.
+
+    With nothing left to ask: what every way into the model then gives.
+    """
     try:
         rooms = [(question, model.token_room(question.messages)) for question in questions]
     except (InputError, ToolFailed) as problem:
-        return [], str(problem)
+        return [], Heard([], str(problem))
     fitting = [Asked(each, min(ANSWER_TOKENS, room)) for each, room in rooms if room > 0]
-    return fitting, "" if fitting else "no question with text in every message fits in the context"
+    nothing = "no question with text in every message fits in the context"
+    return fitting, None if fitting else Heard([], nothing, final=True)
 
 
-def _hear(ask: Callable[[Asked], str], asked: list[Asked], refusal: str) -> Heard:
-    if refusal:
-        return Heard([], refusal)
+def _hear(ask: Callable[[Asked], str], asked: list[Asked], refused: Heard | None) -> Heard:
+    if refused:
+        return refused
     try:
         return Heard([ask(one) for one in asked])
     except (InputError, ToolFailed) as problem:
@@ -149,16 +154,16 @@ def _streamed(model: LoadedModel, one: Asked) -> str:
     return "".join(model.stream(one.question.messages, max_tokens=one.max_tokens))
 
 
-def _hear_http(runtime: FoundryRuntime, asked: list[Asked], refusal: str) -> Heard:
-    if refusal:
-        return Heard([], refusal)
+def _hear_http(runtime: FoundryRuntime, asked: list[Asked], refused: Heard | None) -> Heard:
+    if refused:
+        return refused
     with runtime.serving() as endpoint:
         if MODEL_ID not in (ids := endpoint.model_ids()):
             return Heard([], f"the web service does not list {MODEL_ID}, but {ids}")
         return _hear(
             lambda one: endpoint.ask(MODEL_ID, one.question.messages, max_tokens=one.max_tokens),
             asked,
-            "",
+            None,
         )
 
 
@@ -214,7 +219,7 @@ def _compare_counts(
     counted = sum(not _refused(count) for count in right.values())
     if not counted:
         reason = f"the checkpoint's own template renders nothing: {next(iter(right.values()))}"
-        return Measurement(value=None, n=0, method=reason), [reason]
+        return Measurement(value=None, n=0, method=reason, final=True), [reason]
     method = (
         "numbers of tokens, preflight of Foundry Local against apply_chat_template of the "
         "checkpoint; not the texts, Foundry Local shows no rendered prompt"
@@ -227,8 +232,9 @@ def _refused(count: int | str) -> bool:
 
 
 def _compare(heard: Heard, expected: Heard, who: str, against: str) -> Measurement:
-    if reason := heard.refusal or expected.refusal:
-        return Measurement(value=None, n=0, method=reason)
+    for one in (heard, expected):
+        if one.refusal:
+            return Measurement(value=None, n=0, method=one.refusal, final=one.final)
     pairs = list(zip(heard.texts, expected.texts, strict=True))
     differing = sum(text != other for text, other in pairs)
     return Measurement(value=differing, n=len(pairs), method=f"{who} against {against}")

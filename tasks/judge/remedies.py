@@ -17,8 +17,8 @@ def _always(_: Case, __: GateResult) -> bool:
     return True
 
 
-def _unusable(_: Case, gate: GateResult) -> bool:
-    return bool(why_unusable(gate.measurement))
+def _unusable(case: Case, gate: GateResult) -> bool:
+    return bool(why_unusable(gate.measurement)) and not _unmeasurable(case, gate)
 
 
 def _unmeasurable(_: Case, gate: GateResult) -> bool:
@@ -69,16 +69,16 @@ _QUALITY = ("fidelity.*", "text.*", "answers.*", "guided.right*")
 REMEDIES = (
     Remedy(
         ("*",),
+        "read in the report why it was not measured, and run the same command again: what was "
+        "not measured is measured again, and never passes until it is",
+        _unusable,
+    ),
+    Remedy(
+        (*_QUALITY, "reference.*", "decode.*", "foundry.*"),
         "another run would not measure it, either: the reason, which the report gives, lies in the "
         "questions or the checkpoint; change those, or lower the gate's severity in a policy of "
         "your own",
         _unmeasurable,
-    ),
-    Remedy(
-        ("*",),
-        "read in the report why it was not measured, and run the same command again: what was "
-        "not measured is measured again, and never passes until it is",
-        _unusable,
     ),
     Remedy(
         ("reference.*",),

@@ -50,6 +50,7 @@ class MeasurementRow(Record):
     n: int
     unit: str
     applies: bool
+    final: bool
     method: str
 
 
@@ -152,6 +153,7 @@ def measurement_rows(
             n=found.n,
             unit=found.unit,
             applies=found.applies,
+            final=found.final,
             method=found.method,
         )
         for digest, of_variant in sorted(metrics.items())

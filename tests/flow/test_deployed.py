@@ -300,8 +300,9 @@ def test_automations_are_found_behind_more_than_the_server_lists_at_once(
     own = tmp_path / "own.yaml"
     entries = yaml.safe_load(AUTOMATIONS.read_text())
     own.write_text(yaml.safe_dump([{**entries[0], "name": "one"}]))
-    others = [stage.client.create_automation(one) for one in theirs]
+    others: list[UUID] = []
     try:
+        others.extend(stage.client.create_automation(one) for one in theirs)
         assert apply_automations([own]) == ["created one"]
         assert "one" not in {one.name for one in stage.client.read_automations()}
         assert apply_automations([own]) == []

@@ -210,15 +210,17 @@ def test_answer_may_fill_the_context_and_a_question_that_overflows_it_is_left_ou
 
 
 def test_nothing_to_ask_is_not_a_pass(tmp_path: Path) -> None:
-    found = values(examined_here(tmp_path, []))
+    staged = examined_here(tmp_path, [])
+    found = values(staged)
     assert found["session_mismatches"] is None
     assert found["http_mismatches"] is None
     assert found["token_mismatches"] == 0.0
+    assert all(one.is_settled() for one in staged.metrics.values())  # nor would it be another time
 
 
 def test_checkpoint_whose_template_renders_nothing_is_not_a_pass(tmp_path: Path) -> None:
     conversations = {"one": [Message(role="user", content="x")]}
     refused: dict[str, int | str] = dict.fromkeys(conversations, "no template")
     measurement, notes = stage_child._compare_counts(refused, refused)
-    assert measurement.value is None
+    assert (measurement.value, measurement.final) == (None, True)
     assert notes

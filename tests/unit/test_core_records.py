@@ -165,10 +165,10 @@ def test_only_what_another_try_could_measure_is_unsettled(
     assert Evidence(suite="a", subject=DIGEST, metrics=measured).is_settled() is settled
 
 
-@pytest.mark.parametrize("lack", ["final", "applies"])
-def test_what_cannot_be_measured_has_no_value(lack: str) -> None:
+@pytest.mark.parametrize("lack", [{"final": True}, {"applies": False}])
+def test_what_cannot_be_measured_has_no_value(lack: dict[str, bool]) -> None:
     with pytest.raises(ValidationError, match="has no value"):
-        Measurement.model_validate({"value": 1.0, lack: lack == "final"})
+        Measurement.model_validate({"value": 1.0, **lack})
 
 
 def test_merged_evidence_is_one_table_in_which_the_later_counts() -> None:

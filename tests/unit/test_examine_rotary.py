@@ -84,6 +84,7 @@ def test_table_that_is_missing_or_of_another_size_is_not_measured(tmp_path: Path
     for found in (shorter, missing):
         assert found.value is None
         assert found.applies
+        assert found.final
         assert "cos_cache, sin_cache" in found.method
 
 

@@ -85,6 +85,7 @@ def test_reading_text_is_timed_apart_from_the_model(engine: Any) -> None:
 def test_cache_has_just_the_room_of_the_run_unless_more_is_asked_for(engine: Any) -> None:
     worker._run(engine, None, engine, [1, 2, 3], 5)
     assert (engine.options["min_length"], engine.options["max_length"]) == (8, 8)
+    assert "random_seed" not in engine.options  # an application gives none, and waits for it
     worker._run(engine, None, engine, [1, 2, 3], 5, 4096)
     assert (engine.options["min_length"], engine.options["max_length"]) == (8, 4096)
 

@@ -105,10 +105,20 @@ def test_what_was_not_measured_is_measured_again_by_the_same_command() -> None:
     assert "run the same command again: what was not measured is measured again" in line
 
 
-def test_what_cannot_be_measured_is_not_asked_for_again() -> None:
-    (line,) = advice_for({"answers.right": Measurement(value=None, method="no", final=True)})
-    assert "another run would not measure it" in line
-    assert "same command" not in line
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("answers.recovery", "lies in the questions or the checkpoint"),
+        ("fidelity.top1_decisive", "lies in the questions or the checkpoint"),
+        ("build.rotary_difference", "compare rope_theta"),
+        ("build.rotary_rows_missing", "lower it, or max_position_embeddings"),
+        ("guided.invalid", "answers are not cut at their length limit"),
+    ],
+)
+def test_what_cannot_be_measured_is_not_asked_for_again(metric: str, words: str) -> None:
+    (line,) = advice_for({metric: Measurement(value=None, method="no", final=True)})
+    assert words in line
+    assert "not measured is measured again" not in line
 
 
 def test_undecided_gate_says_how_many_questions_would_settle_it() -> None:

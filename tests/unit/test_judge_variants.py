@@ -130,8 +130,10 @@ def test_gate_on_what_does_not_apply_is_not_asked_and_the_verdict_says_why(metri
     assert not about & {gate.gate for gate in verdict.gates}
 
 
-def test_what_could_not_be_measured_is_asked_all_the_same() -> None:
-    judgement = judgement_of({"answers.right": Measurement(value=None, method="killed")})
+@pytest.mark.parametrize("final", [False, True])
+def test_what_could_not_be_measured_is_asked_all_the_same(final: bool) -> None:
+    lack = Measurement(value=None, method="killed", final=final)
+    judgement = judgement_of({"answers.right": lack})
     assert verdicts(judgement) == [FAIL, PASS, PASS]
 
 

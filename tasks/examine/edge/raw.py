@@ -99,7 +99,7 @@ class RawEngine:
         return "".join(stream.decode(int(token)) for token in tokens)
 
     def session(self, max_length: int, **search: Any) -> RawSession:
-        """Make a generator, greedy unless `search` says otherwise."""
+        """Make a generator, greedy unless `search` says otherwise; what it draws is seeded."""
         return RawSession(self._model, max_length, search)
 
     def batched(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
