@@ -57,9 +57,15 @@ def sources_digest() -> str:
 
 def revision() -> str:
     """Name the commit, and say when the sources are not quite it."""
-    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+        found = _git("describe", "--always", "--abbrev=12")
+        # Not of the whole tree: the page that is written after each section is in it.
+        changed = _git("status", "--porcelain", "--", *_SOURCES)
     except OSError:
         return "unknown"
-    return found or "unknown"
+    return f"{found}-dirty" if changed else found or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
