@@ -53,9 +53,9 @@ def test_champion_is_named_with_its_size_and_place() -> None:
     verdict = verdict_of(sample_release())
     assert (verdict.state, verdict.headline) == ("good", "INT8 ships")
     assert " ".join(verdict.lede) == (
-        "INT8 is the 8-bit copy of demo, and the only one that no gate stopped: 1.9 MB, where "
+        "INT8 is the 8-bit copy of demo, and the only variant that passes: 1.9 MB, where "
         "the original checkpoint has 3.4 MB. It is now in Foundry Local as demo-int8-cpu:2: loaded "
-        "from there, it answered the one question of the last check right."
+        "from there, it answered a test question right."
     )
 
 
@@ -75,7 +75,7 @@ def test_smaller_variant_says_which_limit_it_breaks_and_by_how_much() -> None:
 
 def test_larger_variant_that_passes_too_says_that_it_is_larger() -> None:
     verdict = verdict_of(judged(int4=GateVerdict.PASS, int8=GateVerdict.PASS))
-    assert "the smallest of the two that no gate stopped" in verdict.lede[0]
+    assert "the smallest of the two variants that pass" in verdict.lede[0]
     assert reasons(verdict)["INT8"] == (
         "passes: 1.9 MB: passes too, but is larger; 99.0 % of its answers are right"
     )
@@ -117,7 +117,7 @@ def test_gates_that_were_not_passed_are_not_counted_as_passed() -> None:
     ]
     words, more = beside(gates, {"energy": "no meter"})
     assert "passes the 2 gates that can stop a variant" in words
-    assert more == "other gates: 1 undecided, 2 warnings, 1 not applicable"
+    assert more == "gates that do not stop it: 1 undecided, 2 warnings, 1 not applicable"
 
 
 def test_nothing_stands_beside_a_variant_that_passes_whatever_is_asked() -> None:
@@ -148,7 +148,7 @@ def test_wrong_first_answer_is_in_the_headline() -> None:
     verdict = verdict_of(sample_release().model_copy(update={"registration": wrong}))
     assert verdict.state == "trouble"
     assert verdict.headline == "INT8 ships, and its first answer was wrong"
-    assert verdict.lede[1].endswith("of the last check WRONG.")
+    assert verdict.lede[1].endswith("a test question WRONG.")
 
 
 def test_numbers_that_matter_come_with_their_limit_and_what_they_are_of() -> None:

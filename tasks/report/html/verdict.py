@@ -128,9 +128,9 @@ def _lede(release: Release, champion: Variant | None) -> Iterable[str]:
     bits = {Precision.INT4: "4-bit", Precision.INT8: "8-bit", Precision.FP16: "16-bit"}
     what = f"{label_of(champion)} is the {bits.get(champion.precision, '')} copy of {release.name}"
     only = (
-        "the only one that no gate stopped"
+        "the only variant that passes"
         if passing == 1
-        else f"the smallest of the {_number(passing)} that no gate stopped"
+        else f"the smallest of the {_number(passing)} variants that pass"
     )
     yield (
         f"{what}, and {only}: {_megabytes(champion)}, where the original checkpoint has "
@@ -153,7 +153,7 @@ def _registered(release: Release) -> Iterable[str]:
     since = "is now" if registration.created else "was already"
     yield (
         f"It {since} in Foundry Local as {registration.model_id}: loaded from there, it answered "
-        f"the one question of the last check {proof}."
+        f"a test question {proof}."
     )
 
 
@@ -210,7 +210,7 @@ def _reason(
 def _passed_over(variant: Variant, champion: Variant | None) -> str:
     size = _megabytes(variant)
     if champion is None:
-        return f"{size}: no gate stopped it"
+        return f"{size}: passes"
     bigger = "larger" if variant.size_bytes > champion.size_bytes else "no smaller"
     return f"{size}: passes too, but is {bigger}"
 
@@ -237,7 +237,7 @@ def _beside(verdict: VariantVerdict | None) -> str:
         "not applicable": len(verdict.not_asked),
     }
     others = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"other gates: {others}" if others else ""
+    return f"gates that do not stop it: {others}" if others else ""
 
 
 def _right_share(release: Release, variant: Variant) -> str:
