@@ -170,7 +170,8 @@ def test_steps_of_workers_have_their_times_and_details(
     assert set(here) - {"start Prefect"} <= set(there)
     assert on_dask["cached"] == []
     for name in REMOTE | TIMED:
-        assert there[name]["seconds"] > 0.1, name
+        took_time = here[name]["seconds"] > 0.1  # in the smoke profile nothing is tuned
+        assert there[name]["seconds"] > (0.1 if took_time else 0.0), name
         assert bool(there[name]["detail"]) == bool(here[name]["detail"]), name
     assert "MB" in there["build int4"]["detail"]
 
