@@ -170,8 +170,8 @@ def test_steps_of_workers_have_their_times_and_details(
     assert set(here) - {"start Prefect"} <= set(there)
     assert on_dask["cached"] == []
     for name in REMOTE | TIMED:
-        took_time = here[name]["seconds"] > 0.1  # in the smoke profile nothing is tuned
-        assert there[name]["seconds"] > (0.1 if took_time else 0.0), name
+        # The smoke profile tunes nothing; whatever else runs away from here takes its time.
+        assert there[name]["seconds"] > (0.0 if name == "tune variants" else 0.1), name
         assert bool(there[name]["detail"]) == bool(here[name]["detail"]), name
     assert "MB" in there["build int4"]["detail"]
 
