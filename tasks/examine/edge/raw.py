@@ -26,7 +26,7 @@ class RawSession:
 
     def __init__(self, model: Any, max_length: int, search: dict[str, Any]) -> None:
         parameters = og.GeneratorParams(model)
-        parameters.set_search_options(**{**GREEDY, "max_length": max_length, **search})
+        parameters.set_search_options(max_length=max_length, **GREEDY | search)
         self._generator = og.Generator(model, parameters)
 
     def append(self, tokens: Sequence[int]) -> None:
